@@ -1,1 +1,24 @@
-//! x
+//! Not a simulation program: it reads no files and knows no model. This crate says what a force is
+//! ([`ForceProvider`]) and moves atoms with it ([`Propagator`]), for many replicas at once.
+
+pub mod array;
+pub mod batch;
+pub mod error;
+pub mod force;
+pub mod fused;
+pub mod noise;
+pub mod propagator;
+pub mod simd;
+pub mod state;
+pub mod system;
+pub mod units;
+
+pub use array::{Array, DType, Real, View};
+pub use batch::Batch;
+pub use error::{Error, Result};
+pub use force::{Capabilities, ForceProvider, Input, Kind, Output, Uncertainty, Want};
+pub use noise::{Noise, Purpose};
+pub use propagator::{Context, Progress, Propagator};
+pub use state::{Cell, Clock, State};
+pub use system::{AtomName, System};
+pub use units::{Dimension, Quantity, UnitSystem};
