@@ -63,7 +63,7 @@ def baoab(dt, gamma):
 
 
 def baoa(dt, gamma):
-    """Kick, half drift, thermostat, half drift: leap-frog with a thermostat.
+    """Kick, half drift, thermostat, half drift (OpenMM's LangevinMiddleIntegrator).
 
     The velocity at the end of the step belongs to the middle between two
     kicks.
@@ -73,6 +73,8 @@ def baoa(dt, gamma):
 
 def legacy(dt, gamma):
     """Exact velocity update at constant force, then a full drift.
+
+    OpenMM's LangevinIntegrator before version 8.2 (later ones are BAOA).
 
     v' = a v + (1 - a)/gamma F/m + sqrt(kT (1 - a^2)/m) xi and x' = x + dt v'.
     """
