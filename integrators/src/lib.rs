@@ -3,9 +3,11 @@
 
 pub mod array;
 pub mod batch;
+pub mod dynamics;
 pub mod error;
 pub mod force;
 pub mod fused;
+pub mod lane;
 pub mod noise;
 pub mod propagator;
 pub mod simd;
@@ -15,6 +17,7 @@ pub mod units;
 
 pub use array::{Array, DType, Real, View};
 pub use batch::Batch;
+pub use dynamics::{Dynamics, DynamicsSpec};
 pub use error::{Error, Result};
 pub use force::{Capabilities, ForceProvider, Input, Kind, Output, Uncertainty, Want};
 pub use noise::{Noise, Purpose};

@@ -645,3 +645,104 @@ impl<T: Real> std::ops::DerefMut for AlignedBuffer<T> {
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
+
+/// Scalars that have vectors: picks the [`Lanes`] type of an instruction set.
+pub trait SimdReal: Real {
+    /// Vectors of this scalar.
+    type Of<S: Simd>: Lanes<Scalar = Self, Token = S>;
+}
+impl SimdReal for f32 {
+    type Of<S: Simd> = F32<S>;
+}
+impl SimdReal for f64 {
+    type Of<S: Simd> = F64<S>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn available() -> Vec<Isa> {
+        [Isa::V4, Isa::V3, Isa::Neon, Isa::Portable].into_iter().filter(|i| i.available()).collect()
+    }
+
+    /// Applies a function of lanes to every element of a list.
+    struct Map<'a, T: SimdReal, F>(&'a [T], F);
+    trait LaneFn {
+        fn call<V: Lanes>(&self, x: V) -> [V; 2];
+    }
+    impl<T: SimdReal, F: LaneFn> WithSimd for Map<'_, T, F> {
+        type Output = [Vec<f64>; 2];
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, t: S) -> Self::Output {
+            let mut out = [vec![], vec![]];
+            for chunk in self.0.chunks(T::Of::<S>::LANES) {
+                let mut padded = [chunk[0]; MAX_LANES];
+                padded[..chunk.len()].copy_from_slice(chunk);
+                let y = self.1.call(T::Of::<S>::load(t, &padded));
+                for (o, y) in out.iter_mut().zip(y) {
+                    let mut back = [T::default(); MAX_LANES];
+                    y.store(&mut back);
+                    o.extend(back[..chunk.len()].iter().map(|v| v.to_f64()));
+                }
+            }
+            out
+        }
+    }
+
+    fn check<F: LaneFn + Copy>(f: F, from: f64, to: f64, exact: impl Fn(f64) -> [f64; 2], ulps: f64) {
+        fn one<T: SimdReal, F: LaneFn + Copy>(f: F, isa: Isa, xs: &[f64], exact: &impl Fn(f64) -> [f64; 2], tolerance: f64) {
+            let typed: Vec<T> = xs.iter().map(|&x| T::from_f64(x)).collect();
+            let got = dispatch_on(isa, Map(&typed, f));
+            for (i, x) in typed.iter().enumerate() {
+                for (got, want) in [got[0][i], got[1][i]].into_iter().zip(exact(x.to_f64())) {
+                    let error = (got - want).abs() / want.abs().max(1.0);
+                    let relative = (got - want).abs() / want.abs().max(1e-300);
+                    assert!(error.min(relative) <= tolerance, "{isa} {:?} at {}: {got} instead of {want}", T::DTYPE, x.to_f64());
+                }
+            }
+        }
+        let xs: Vec<f64> = (0..=4001).map(|i| from + (to - from) * i as f64 / 4001.0).collect();
+        for isa in available() {
+            one::<f32, F>(f, isa, &xs, &exact, ulps * f64::from(f32::EPSILON));
+            one::<f64, F>(f, isa, &xs, &exact, ulps * f64::EPSILON);
+        }
+    }
+
+    #[test]
+    fn elementary_functions_are_accurate_on_every_instruction_set() {
+        #[derive(Clone, Copy)]
+        struct Exp;
+        impl LaneFn for Exp {
+            fn call<V: Lanes>(&self, x: V) -> [V; 2] {
+                [x.exp(); 2]
+            }
+        }
+        #[derive(Clone, Copy)]
+        struct Ln;
+        impl LaneFn for Ln {
+            fn call<V: Lanes>(&self, x: V) -> [V; 2] {
+                [x.ln(); 2]
+            }
+        }
+        #[derive(Clone, Copy)]
+        struct SinCos;
+        impl LaneFn for SinCos {
+            fn call<V: Lanes>(&self, x: V) -> [V; 2] {
+                let (s, c) = x.sin_cos_turns();
+                [s, c]
+            }
+        }
+        #[derive(Clone, Copy)]
+        struct Acos;
+        impl LaneFn for Acos {
+            fn call<V: Lanes>(&self, x: V) -> [V; 2] {
+                [x.acos(); 2]
+            }
+        }
+        check(Exp, -80.0, 80.0, |x| [x.exp(); 2], 4.0);
+        check(Ln, 1e-6, 50.0, |x| [x.ln(); 2], 3.0);
+        check(SinCos, 0.0, 1.0, |x| [(std::f64::consts::TAU * x).sin(), (std::f64::consts::TAU * x).cos()], 4.0);
+        check(Acos, -1.0, 1.0, |x| [x.acos(); 2], 3.0);
+    }
+}
