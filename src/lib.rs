@@ -1,1 +1,8 @@
-//! x
+//! Not an engine of one model: `scorefield` runs molecular dynamics with any force provider, classical or learned, and is
+//! the only package that reads files and talks to people.
+
+pub mod cli;
+pub mod config;
+pub mod error;
+
+pub use error::{Error, Result};
