@@ -1,6 +1,7 @@
 //! Not an engine of one model: `scorefield` runs molecular dynamics with any force provider, classical or learned, and is
 //! the only package that reads files and talks to people.
 
+pub mod analysis;
 pub mod cli;
 pub mod config;
 pub mod error;
