@@ -4,6 +4,7 @@
 pub mod array;
 pub mod batch;
 pub mod dynamics;
+pub mod ensemble;
 pub mod error;
 pub mod force;
 pub mod fused;
@@ -18,6 +19,7 @@ pub mod units;
 pub use array::{Array, DType, Real, View};
 pub use batch::Batch;
 pub use dynamics::{Dynamics, DynamicsSpec};
+pub use ensemble::{Ensemble, Guard, OnDivergence};
 pub use error::{Error, Result};
 pub use force::{Capabilities, ForceProvider, Input, Kind, Output, Uncertainty, Want};
 pub use noise::{Noise, Purpose};

@@ -1,0 +1,726 @@
+//! The replicas of a run, shared out over threads. Replicas do not know of each other, so threads meet only when the
+//! caller looks: [`Ensemble::run`] advances every chunk of replicas by many steps without any synchronisation inside.
+//!
+//! A replica's trajectory is the same bits however the replicas are split into chunks.
+
+use crate::array::{Array, DType, View};
+use crate::batch::Batch;
+use crate::error::{Error, Result, invalid};
+use crate::force::{ForceProvider, Input, Output, Want};
+use crate::noise::Noise;
+use crate::propagator::{Context, Propagator};
+use crate::simd;
+use crate::state::State;
+use crate::system::System;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What becomes of a replica whose numbers left every sensible range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDivergence {
+    /// The run ends with [`Error::Diverged`].
+    #[default]
+    Stop,
+    /// The replica stays at its last good state for the rest of the run; the others go on.
+    Freeze,
+    /// The replica goes back to its last good state and goes on with other noise.
+    Restore,
+}
+
+impl OnDivergence {
+    /// Names on the command line.
+    pub const NAMES: [&'static str; 3] = ["stop", "freeze", "restore"];
+}
+
+impl std::str::FromStr for OnDivergence {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "stop" => Ok(OnDivergence::Stop),
+            "freeze" => Ok(OnDivergence::Freeze),
+            "restore" => Ok(OnDivergence::Restore),
+            _ => Err(format!("`{text}` is not a policy; known are {}", Self::NAMES.join(", "))),
+        }
+    }
+}
+
+/// When a replica counts as diverged, and what to do then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guard {
+    /// Largest coordinate, nm.
+    pub position: f64,
+    /// Largest velocity component, nm/ps.
+    pub velocity: f64,
+    /// What becomes of the replica.
+    pub policy: OnDivergence,
+}
+
+impl Default for Guard {
+    /// No molecule gets that far or that fast: a proton at 1000 nm/ps has half a million kJ/mol.
+    fn default() -> Self {
+        Guard { position: 1e6, velocity: 1e3, policy: OnDivergence::Stop }
+    }
+}
+
+/// A replica that was frozen or restored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Divergence {
+    /// Global replica id.
+    pub replica: u32,
+    /// Step at which it was seen.
+    pub step: u64,
+    /// First atom and quantity out of range.
+    pub what: String,
+}
+
+/// A replica that diverges this often in a row is not restored again.
+const MOST_RESTORES: u32 = 10;
+
+/// Replicas that one thread advances together.
+struct Chunk {
+    /// Index of the first of its replicas in the ensemble.
+    first: usize,
+    batch: Batch,
+    state: State,
+    provider: Box<dyn ForceProvider>,
+    propagator: Box<dyn Propagator>,
+    out: Output,
+    noise: Noise,
+    /// Phase `[2, A, 3]` when all replicas were last seen in range.
+    good: Array,
+    frozen: Vec<bool>,
+    /// Restores in a row per replica.
+    restores: Vec<u32>,
+    divergences: Vec<Divergence>,
+    failure: Option<Error>,
+}
+
+impl Chunk {
+    fn context(&mut self) -> (Context<'_>, &mut dyn Propagator) {
+        let ctx =
+            Context { batch: &self.batch, state: &mut self.state, provider: &mut *self.provider, out: &mut self.out, noise: self.noise };
+        (ctx, &mut *self.propagator)
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let (mut ctx, propagator) = self.context();
+        propagator.prepare(&mut ctx)
+    }
+
+    fn evaluate(&mut self, want: Want) -> Result<()> {
+        let has_room = (!want.virial || !self.out.virial.is_empty())
+            && (!want.atom_energy || !self.out.atom_energy.is_empty())
+            && (!want.uncertainty || !self.out.uncertainty.energy.is_empty());
+        if !has_room {
+            self.out = Output::new(&self.batch, self.state.dtype(), want);
+        }
+        let input = Input {
+            batch: &self.batch,
+            positions: self.state.positions(),
+            cells: self.state.cells.as_deref(),
+            clock: self.state.clock,
+            want,
+        };
+        self.provider.evaluate(&input, &mut self.out)
+    }
+
+    fn run(&mut self, steps: u64) -> Result<()> {
+        let (mut ctx, propagator) = self.context();
+        propagator.run(&mut ctx, steps)
+    }
+
+    /// Elements of replica `b` in the phase: positions, then velocities.
+    fn ranges(&self, b: usize) -> [Range<usize>; 2] {
+        let range = self.batch.range3(b);
+        let half = self.state.phase.len() / 2;
+        [range.clone(), half + range.start..half + range.end]
+    }
+
+    /// Looks for numbers out of range, applies the policy, and remembers the others as good.
+    fn check(&mut self, guard: &Guard) -> Result<()> {
+        let mut moved = false;
+        for b in 0..self.batch.replicas() {
+            let [x, v] = self.ranges(b);
+            if self.frozen[b] {
+                copy(&mut self.state.phase, &self.good, [x, v]);
+                moved = true;
+                continue;
+            }
+            let found = outside(self.state.phase.part(x.clone()), guard.position)
+                .map(|k| (k, "coordinate", " nm"))
+                .or_else(|| outside(self.state.phase.part(v.clone()), guard.velocity).map(|k| (k + x.len(), "velocity", " nm/ps")));
+            let Some((k, quantity, unit)) = found else {
+                copy(&mut self.good, &self.state.phase, [x, v]);
+                self.restores[b] = 0;
+                continue;
+            };
+            let value = self.state.phase.get(if k < x.len() { x.start + k } else { v.start + k - x.len() });
+            let atom = (k % x.len()) / 3;
+            let what = format!("{} {quantity} of {} is {value:.4}{unit}", ["x", "y", "z"][k % 3], self.batch.system(b).describe_atom(atom));
+            let (replica, step) = (self.batch.id(b), self.state.step);
+            self.restores[b] += 1;
+            if guard.policy == OnDivergence::Stop || self.restores[b] > MOST_RESTORES {
+                return Err(Error::Diverged { replica, step, what });
+            }
+            self.frozen[b] = guard.policy == OnDivergence::Freeze;
+            self.divergences.push(Divergence { replica, step, what });
+            copy(&mut self.state.phase, &self.good, [x, v]);
+            moved = true;
+        }
+        // Forces belong to the present positions; those of the other replicas come out the same.
+        if moved { self.evaluate(Want::FORCES) } else { Ok(()) }
+    }
+}
+
+/// Copies the elements in `ranges`.
+fn copy(to: &mut Array, from: &Array, ranges: [Range<usize>; 2]) {
+    for range in ranges {
+        match (&mut *to, from) {
+            (Array::F32(to), Array::F32(from)) => to[range.clone()].copy_from_slice(&from[range]),
+            (Array::F64(to), Array::F64(from)) => to[range.clone()].copy_from_slice(&from[range]),
+            // Both arrays are phases of one chunk.
+            _ => unreachable!("phases of one chunk have one dtype"),
+        }
+    }
+}
+
+/// First element that is not within ±`limit`, NaN included.
+fn outside(values: View<'_>, limit: f64) -> Option<usize> {
+    // Whole slices first: this loop has no branch and vectorises.
+    match values {
+        View::F32(v) => {
+            let limit = limit as f32;
+            if v.iter().fold(true, |ok, x| ok & (x.abs() <= limit)) { None } else { v.iter().position(|x| !(x.abs() <= limit)) }
+        }
+        View::F64(v) => {
+            if v.iter().fold(true, |ok, x| ok & (x.abs() <= limit)) {
+                None
+            } else {
+                v.iter().position(|x| !(x.abs() <= limit))
+            }
+        }
+    }
+}
+
+/// All replicas of a run. Replicas are addressed by their index in the batch the ensemble was made from.
+pub struct Ensemble {
+    pool: Arc<rayon::ThreadPool>,
+    batch: Batch,
+    chunks: Vec<Chunk>,
+    /// Chunk of each replica, and its place there.
+    places: Vec<(u32, u32)>,
+    guard: Guard,
+}
+
+impl Ensemble {
+    /// Splits `state` into chunks for the threads of `pool`, gives each its fork of provider and propagator and brings
+    /// forces to the present positions.
+    ///
+    /// # Errors
+    /// Where batch, state, provider and propagator do not fit together.
+    pub fn new(
+        batch: Batch,
+        state: &State,
+        provider: &dyn ForceProvider,
+        propagator: &dyn Propagator,
+        noise: Noise,
+        pool: Arc<rayon::ThreadPool>,
+        guard: Guard,
+    ) -> Result<Self> {
+        check_sizes(&batch, state)?;
+        provider.capabilities().check_batch(&batch, state.cells.is_some(), state.dtype())?;
+        let lanes = match state.dtype() {
+            DType::F32 => simd::lanes::<f32>(),
+            DType::F64 => simd::lanes::<f64>(),
+        };
+        let mut chunks = Vec::new();
+        let mut places = Vec::with_capacity(batch.replicas());
+        let mut first = 0;
+        for size in chunk_sizes(batch.replicas(), lanes, pool.current_num_threads()) {
+            let which: Vec<usize> = (first..first + size).collect();
+            places.extend((0..size).map(|b| (chunks.len() as u32, b as u32)));
+            let part = batch.select(&which)?;
+            let state = part_of(&batch, state, first..first + size);
+            chunks.push(Chunk {
+                first,
+                out: Output::new(&part, state.dtype(), Want::ENERGY),
+                batch: part,
+                good: state.phase.clone(),
+                state,
+                provider: provider.fork()?,
+                propagator: propagator.fork(),
+                noise,
+                frozen: vec![false; size],
+                restores: vec![0; size],
+                divergences: Vec::new(),
+                failure: None,
+            });
+            first += size;
+        }
+        let mut ensemble = Ensemble { pool, batch, chunks, places, guard };
+        ensemble.each(Chunk::prepare)?;
+        Ok(ensemble)
+    }
+
+    /// Does `work` on every chunk in parallel; of several failures, the one of the first replicas is returned. Does not
+    /// allocate when called from a thread of the pool.
+    fn each(&mut self, work: impl Fn(&mut Chunk) -> Result<()> + Sync) -> Result<()> {
+        let one = |chunk: &mut Chunk| chunk.failure = work(chunk).err();
+        match &mut self.chunks[..] {
+            [only] => one(only),
+            chunks => self.pool.install(|| chunks.par_iter_mut().with_max_len(1).for_each(one)),
+        }
+        match self.chunks.iter_mut().find_map(|c| c.failure.take()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Advances every replica by `steps`, then looks for replicas that left every sensible range.
+    ///
+    /// # Errors
+    /// Those of the provider; [`Error::Diverged`] after the guard's policy.
+    pub fn run(&mut self, steps: u64) -> Result<()> {
+        let guard = self.guard;
+        self.each(|chunk| {
+            chunk.run(steps)?;
+            chunk.check(&guard)
+        })
+    }
+
+    /// Fills what `want` names at the present positions.
+    ///
+    /// # Errors
+    /// Those of the provider.
+    pub fn evaluate(&mut self, want: Want) -> Result<()> {
+        self.each(|chunk| chunk.evaluate(want))
+    }
+
+    /// Who is who.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Number of replicas.
+    pub fn replicas(&self) -> usize {
+        self.batch.replicas()
+    }
+
+    /// Number of chunks: at most one per thread.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Steps done since the start of the run.
+    pub fn step(&self) -> u64 {
+        self.chunks[0].state.step
+    }
+
+    /// The element type of the phase.
+    pub fn dtype(&self) -> DType {
+        self.chunks[0].state.dtype()
+    }
+
+    fn place(&self, replica: usize) -> (&Chunk, usize) {
+        let (chunk, b) = self.places[replica];
+        (&self.chunks[chunk as usize], b as usize)
+    }
+
+    fn place_mut(&mut self, replica: usize) -> (&mut Chunk, usize) {
+        let (chunk, b) = self.places[replica];
+        (&mut self.chunks[chunk as usize], b as usize)
+    }
+
+    /// The system of a replica.
+    pub fn system(&self, replica: usize) -> &Arc<System> {
+        self.batch.system(replica)
+    }
+
+    /// Positions `[N, 3]` of a replica in nm.
+    pub fn positions(&self, replica: usize) -> View<'_> {
+        let (chunk, b) = self.place(replica);
+        chunk.state.phase.part(chunk.ranges(b)[0].clone())
+    }
+
+    /// Velocities `[N, 3]` of a replica in nm/ps.
+    pub fn velocities(&self, replica: usize) -> View<'_> {
+        let (chunk, b) = self.place(replica);
+        chunk.state.phase.part(chunk.ranges(b)[1].clone())
+    }
+
+    /// Positions `[N, 3]` of a replica when it was last seen in range.
+    pub fn last_good_positions(&self, replica: usize) -> View<'_> {
+        let (chunk, b) = self.place(replica);
+        chunk.good.part(chunk.ranges(b)[0].clone())
+    }
+
+    /// Forces `[N, 3]` on a replica in kJ/mol/nm.
+    pub fn forces(&self, replica: usize) -> View<'_> {
+        let (chunk, b) = self.place(replica);
+        chunk.out.forces.part(chunk.batch.range3(b))
+    }
+
+    /// Periodic cell of a replica.
+    pub fn cell(&self, replica: usize) -> Option<&crate::state::Cell> {
+        let (chunk, b) = self.place(replica);
+        chunk.state.cells.as_ref().map(|c| &c[b])
+    }
+
+    /// Potential energy in kJ/mol of a replica, as last evaluated.
+    pub fn energy(&self, replica: usize) -> f64 {
+        let (chunk, b) = self.place(replica);
+        chunk.out.energy[b]
+    }
+
+    /// Kinetic energy in kJ/mol of a replica.
+    pub fn kinetic_energy(&self, replica: usize) -> f64 {
+        let (chunk, b) = self.place(replica);
+        chunk.state.kinetic_energy(&chunk.batch, b)
+    }
+
+    /// The thermostat's kT of a replica in kJ/mol.
+    pub fn kt(&self, replica: usize) -> f64 {
+        let (chunk, b) = self.place(replica);
+        chunk.state.kt[b]
+    }
+
+    /// Sets the thermostat's kT of a replica and scales its velocities by `√(kT′/kT)`, which keeps the distribution of
+    /// velocities canonical.
+    pub fn set_kt(&mut self, replica: usize, kt: f64) {
+        let (chunk, b) = self.place_mut(replica);
+        let old = chunk.state.kt[b];
+        chunk.state.kt[b] = kt;
+        if old > 0.0 && kt != old {
+            let factor = (kt / old).sqrt();
+            for k in chunk.ranges(b)[1].clone() {
+                let v = chunk.state.phase.get(k);
+                chunk.state.phase.set(k, v * factor);
+            }
+        }
+    }
+
+    /// True where a replica diverged and was frozen.
+    pub fn is_frozen(&self, replica: usize) -> bool {
+        let (chunk, b) = self.place(replica);
+        chunk.frozen[b]
+    }
+
+    /// Replicas that were frozen or restored since the last call.
+    pub fn take_divergences(&mut self) -> Vec<Divergence> {
+        self.chunks.iter_mut().flat_map(|c| c.divergences.drain(..)).collect()
+    }
+
+    /// The state of all replicas together, as given to [`Ensemble::new`].
+    pub fn state(&self) -> State {
+        let first = &self.chunks[0].state;
+        let mut whole = State {
+            phase: Array::zeros(first.dtype(), 6 * self.batch.atoms()),
+            cells: first.cells.is_some().then(Vec::new),
+            kt: Vec::with_capacity(self.replicas()),
+            step: first.step,
+            clock: first.clock,
+        };
+        let half = 3 * self.batch.atoms();
+        for chunk in &self.chunks {
+            let start = self.batch.range3(chunk.first).start;
+            let n = chunk.state.phase.len() / 2;
+            for k in 0..n {
+                whole.phase.set(start + k, chunk.state.phase.get(k));
+                whole.phase.set(half + start + k, chunk.state.phase.get(n + k));
+            }
+            whole.kt.extend(&chunk.state.kt);
+            if let (Some(whole), Some(cells)) = (&mut whole.cells, &chunk.state.cells) {
+                whole.extend(cells);
+            }
+        }
+        whole
+    }
+
+    /// Replaces the state of all replicas; `frozen` replicas stay where they are from now on.
+    ///
+    /// # Errors
+    /// Where the state is of another shape or precision.
+    pub fn restore(&mut self, state: &State, frozen: &[bool]) -> Result<()> {
+        check_sizes(&self.batch, state)?;
+        if state.dtype() != self.dtype() || frozen.len() != self.replicas() {
+            return invalid(format!("a state in {} does not fit a run in {}", state.dtype(), self.dtype()));
+        }
+        for chunk in &mut self.chunks {
+            let which = chunk.first..chunk.first + chunk.batch.replicas();
+            chunk.state = part_of(&self.batch, state, which.clone());
+            chunk.good = chunk.state.phase.clone();
+            chunk.frozen.copy_from_slice(&frozen[which]);
+            chunk.restores.fill(0);
+        }
+        self.each(Chunk::prepare)
+    }
+}
+
+fn check_sizes(batch: &Batch, state: &State) -> Result<()> {
+    let (a, b) = (batch.atoms(), batch.replicas());
+    if state.phase.len() != 6 * a || state.kt.len() != b || state.cells.as_ref().is_some_and(|c| c.len() != b) {
+        return invalid(format!(
+            "a state of {} numbers and {} temperatures does not fit {b} replicas of {a} atoms in all",
+            state.phase.len(),
+            state.kt.len()
+        ));
+    }
+    Ok(())
+}
+
+/// The state of replicas `which` alone.
+fn part_of(batch: &Batch, state: &State, which: Range<usize>) -> State {
+    let (start, end) = (batch.range3(which.start).start, batch.range3(which.end - 1).end);
+    let half = state.phase.len() / 2;
+    let mut phase = Array::zeros(state.dtype(), 2 * (end - start));
+    for k in 0..end - start {
+        phase.set(k, state.phase.get(start + k));
+        phase.set(end - start + k, state.phase.get(half + start + k));
+    }
+    State {
+        phase,
+        cells: state.cells.as_ref().map(|c| c[which.clone()].to_vec()),
+        kt: state.kt[which].to_vec(),
+        step: state.step,
+        clock: state.clock,
+    }
+}
+
+/// Replicas per chunk. With enough replicas to give every thread whole vectors of them, chunks are multiples of the lanes,
+/// shared out as evenly as possible; with fewer, every thread gets its share of replicas even if that leaves lanes empty,
+/// since a half-empty vector costs no more time than a full one on one thread.
+fn chunk_sizes(replicas: usize, lanes: usize, threads: usize) -> Vec<usize> {
+    let groups = replicas.div_ceil(lanes);
+    let threads = threads.max(1);
+    if groups >= threads {
+        let bound = |i: usize| (groups * i / threads * lanes).min(replicas);
+        (0..threads).map(|i| bound(i + 1) - bound(i)).collect()
+    } else {
+        let parts = replicas.min(threads);
+        (0..parts).map(|i| replicas * (i + 1) / parts - replicas * i / parts).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod toys {
+    //! Potentials for tests of ensembles: one as a lane kernel with fused stepping, one as a plain provider.
+
+    use super::*;
+    use crate::force::Capabilities;
+    use crate::lane::LaneKernel;
+    use crate::simd::Lanes;
+    use crate::units::UnitSystem;
+
+    /// `h (x² − 1)² + ½ k r²` on every particle, in reduced units.
+    pub(crate) struct Well {
+        pub(crate) barrier: f64,
+        pub(crate) stiffness: f64,
+        capabilities: Capabilities,
+    }
+
+    impl Well {
+        pub(crate) fn new(barrier: f64, stiffness: f64) -> Self {
+            let capabilities = Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("well") };
+            Well { barrier, stiffness, capabilities }
+        }
+
+        pub(crate) fn energy(&self, x: f64) -> f64 {
+            self.barrier * (x * x - 1.0).powi(2) + 0.5 * self.stiffness * x * x
+        }
+    }
+
+    impl LaneKernel for Well {
+        const ATOM_LANES: bool = false;
+        fn capabilities(&self) -> &Capabilities {
+            &self.capabilities
+        }
+        fn check(&self, _: &System) -> Result<()> {
+            Ok(())
+        }
+        #[inline(always)]
+        fn evaluate<V: Lanes, const ENERGY: bool>(&self, t: V::Token, x: &[V], f: &mut [V], _: &mut [V]) -> V {
+            let (h, k) = (V::lit(t, self.barrier), V::lit(t, self.stiffness));
+            let mut energy = V::zero(t);
+            for (i, (&x, f)) in x.iter().zip(f.iter_mut()).enumerate() {
+                let h = if i % 3 == 0 { h } else { V::zero(t) };
+                let d = x * x - V::lit(t, 1.0);
+                *f = -(x * (k + V::lit(t, 4.0) * h * d));
+                if ENERGY {
+                    energy += h * d * d + V::lit(t, 0.5) * k * x * x;
+                }
+            }
+            energy
+        }
+    }
+
+    /// A provider without lanes or fused stepping: harmonic well whose stiffness depends on the atom.
+    pub(crate) struct Plain(pub(crate) Capabilities);
+
+    impl ForceProvider for Plain {
+        fn capabilities(&self) -> &Capabilities {
+            &self.0
+        }
+        fn prepare(&mut self, _: &Batch, _: DType) -> Result<()> {
+            Ok(())
+        }
+        fn evaluate(&mut self, input: &Input<'_>, out: &mut Output) -> Result<()> {
+            for b in 0..input.batch.replicas() {
+                out.energy[b] = 0.0;
+                for (i, k) in input.batch.range3(b).enumerate() {
+                    let (x, stiffness) = (input.positions.get(k), 1.0 + (i / 3) as f64);
+                    out.forces.set(k, -stiffness * x);
+                    out.energy[b] += 0.5 * stiffness * x * x;
+                }
+            }
+            Ok(())
+        }
+        fn fork(&self) -> Result<Box<dyn ForceProvider>> {
+            Ok(Box::new(Plain(self.0.clone())))
+        }
+    }
+
+    pub(crate) fn pool(threads: usize) -> Arc<rayon::ThreadPool> {
+        Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::toys::{Plain, Well, pool};
+    use super::*;
+    use crate::dynamics::{Dynamics, DynamicsSpec, draw_velocities};
+    use crate::force::Capabilities;
+    use crate::lane::LaneProvider;
+    use crate::units::{Quantity, UnitSystem};
+
+    fn spec(dt: f64) -> DynamicsSpec {
+        DynamicsSpec::Baoab { dt: Quantity::bare(dt), friction: Quantity::bare(1.0) }
+    }
+
+    fn plain() -> Plain {
+        Plain(Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("plain") })
+    }
+
+    /// `sizes[b]` atoms in replica `b`.
+    fn start(sizes: &[usize], dtype: DType) -> (Batch, State) {
+        let systems: Vec<Arc<System>> = (1..=3).map(|n| Arc::new(System::particles(format!("{n}"), n, n as f64))).collect();
+        let batch = Batch::new(sizes.iter().map(|&n| systems[n - 1].clone()).collect(), (0..sizes.len() as u32).map(|b| b + 100).collect())
+            .unwrap();
+        let x: Vec<f64> = (0..3 * batch.atoms()).map(|k| 0.1 + 0.01 * k as f64).collect();
+        let mut state = State::at_rest(&batch, &x, dtype).unwrap();
+        state.kt.fill(1.5);
+        draw_velocities(&batch, &mut state, Noise::new(7), false);
+        (batch, state)
+    }
+
+    fn ensemble(provider: &dyn ForceProvider, sizes: &[usize], dtype: DType, dt: f64, threads: usize, policy: OnDivergence) -> Ensemble {
+        let (batch, state) = start(sizes, dtype);
+        let dynamics = Dynamics::new(&spec(dt), UnitSystem::Reduced, false).unwrap();
+        let guard = Guard { policy, ..Guard::default() };
+        Ensemble::new(batch, &state, provider, &dynamics, Noise::new(7), pool(threads), guard).unwrap()
+    }
+
+    #[test]
+    fn chunks_are_balanced_multiples_of_lanes() {
+        assert_eq!(chunk_sizes(64, 16, 4), [16; 4]);
+        assert_eq!(chunk_sizes(128, 16, 4), [32; 4]);
+        assert_eq!(chunk_sizes(100, 16, 4), [16, 32, 32, 20]);
+        assert_eq!(chunk_sizes(17, 16, 1), [17]);
+        assert_eq!(chunk_sizes(16, 16, 4), [4; 4]);
+        assert_eq!(chunk_sizes(2, 16, 4), [1; 2]);
+        for (replicas, lanes, threads) in [(1, 1, 1), (7, 4, 3), (1000, 8, 7), (33, 16, 2)] {
+            let sizes = chunk_sizes(replicas, lanes, threads);
+            assert_eq!(sizes.iter().sum::<usize>(), replicas);
+            assert!(sizes.len() <= threads && sizes.iter().all(|&s| s > 0));
+        }
+    }
+
+    #[test]
+    fn trajectories_do_not_depend_on_threads_or_blocks() {
+        let uniform = vec![2; 37];
+        let ragged: Vec<usize> = (0..37).map(|b| 1 + b % 3).collect();
+        let well = LaneProvider::new(Well::new(2.0, 0.5));
+        let providers: [&dyn ForceProvider; 2] = [&well, &plain()];
+        for dtype in [DType::F32, DType::F64] {
+            for sizes in [&uniform, &ragged] {
+                for provider in providers {
+                    let run = |threads: usize, blocks: &[u64]| {
+                        let mut e = ensemble(provider, sizes, dtype, 0.05, threads, OnDivergence::Stop);
+                        for &k in blocks {
+                            e.run(k).unwrap();
+                        }
+                        e.evaluate(Want::ENERGY).unwrap();
+                        let energies: Vec<f64> = (0..e.replicas()).map(|r| e.energy(r)).collect();
+                        (e.state(), energies)
+                    };
+                    let one = run(1, &[40]);
+                    assert_eq!(one, run(4, &[40]));
+                    assert_eq!(one, run(3, &[1, 13, 26]));
+                    assert_eq!(one, run(40, &[20, 20]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn state_round_trips_and_continues_bitwise() {
+        let sizes: Vec<usize> = (0..9).map(|b| 1 + b % 3).collect();
+        let provider = LaneProvider::new(Well::new(2.0, 0.5));
+        let mut whole = ensemble(&provider, &sizes, DType::F32, 0.05, 2, OnDivergence::Stop);
+        whole.run(10).unwrap();
+        let middle = whole.state();
+        whole.run(15).unwrap();
+        let mut resumed = ensemble(&provider, &sizes, DType::F32, 0.05, 3, OnDivergence::Stop);
+        resumed.restore(&middle, &[false; 9]).unwrap();
+        assert_eq!(resumed.state(), middle);
+        resumed.run(15).unwrap();
+        assert_eq!(resumed.state(), whole.state());
+        assert!(resumed.restore(&start(&[1], DType::F32).1, &[false; 9]).is_err());
+        assert!(resumed.restore(&start(&sizes, DType::F64).1, &[false; 9]).is_err());
+    }
+
+    #[test]
+    fn replicas_are_addressed_by_index() {
+        let mut e = ensemble(&plain(), &[1, 2, 3, 1, 2], DType::F64, 0.05, 3, OnDivergence::Stop);
+        let state = e.state();
+        for r in 0..5 {
+            let range = e.batch().range3(r);
+            assert_eq!(e.positions(r).to_f64(), state.phase.part(range.clone()).to_f64());
+            assert_eq!(e.velocities(r).to_f64(), state.velocities().part(range).to_f64());
+            assert_eq!(e.kinetic_energy(r), state.kinetic_energy(e.batch(), r));
+        }
+        let before = e.kinetic_energy(2);
+        e.set_kt(2, 6.0);
+        assert!((e.kinetic_energy(2) / before - 4.0).abs() < 1e-12);
+        assert_eq!((e.kt(1), e.kt(2)), (1.5, 6.0));
+    }
+
+    #[test]
+    fn divergence_is_found_and_handled() {
+        // ω dt > 2: every replica explodes within some steps.
+        let sizes = [1, 2, 3];
+        let mut e = ensemble(&plain(), &sizes, DType::F64, 3.0, 2, OnDivergence::Stop);
+        let error = (0..200).find_map(|_| e.run(5).err()).expect("diverges");
+        let message = error.to_string();
+        assert!(matches!(error, Error::Diverged { replica: 100..=102, step: 1..=1000, .. }), "{message}");
+        assert!(message.contains("of atom") && message.contains("smaller time step"), "{message}");
+        assert!(e.last_good_positions(2).to_f64().iter().all(|x| x.abs() <= 1e6));
+
+        let mut e = ensemble(&plain(), &sizes, DType::F64, 3.0, 2, OnDivergence::Freeze);
+        for _ in 0..40 {
+            e.run(5).unwrap();
+        }
+        assert!((0..3).all(|r| e.is_frozen(r)));
+        assert_eq!(e.take_divergences().len(), 3);
+        assert!(e.state().phase.to_f64().iter().all(|x| x.abs() <= 1e6));
+        assert_eq!(e.step(), 200);
+
+        let mut e = ensemble(&plain(), &sizes, DType::F64, 3.0, 2, OnDivergence::Restore);
+        let error = (0..1000).find_map(|_| e.run(50).err()).expect("gives up in the end");
+        assert!(matches!(error, Error::Diverged { .. }));
+        assert!(e.take_divergences().len() as u32 >= MOST_RESTORES);
+    }
+}
