@@ -5,5 +5,6 @@ pub mod analysis;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod report;
 
 pub use error::{Error, Result};

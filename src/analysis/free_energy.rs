@@ -63,7 +63,7 @@ impl TorusHistogram {
         let size = BINS * BINS;
         for b in 0..self.blocks {
             for k in 0..size {
-                let pair = |half: usize| (2 * b + half < self.blocks).then(|| self.counts[(2 * b + half) * size + k]).unwrap_or(0);
+                let pair = |half: usize| if 2 * b + half < self.blocks { self.counts[(2 * b + half) * size + k] } else { 0 };
                 self.counts[b * size + k] = pair(0) + pair(1);
             }
         }
