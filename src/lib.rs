@@ -5,6 +5,7 @@ pub mod analysis;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod io;
 pub mod report;
 
 pub use error::{Error, Result};
