@@ -12,6 +12,7 @@ pub mod fused;
 pub mod lane;
 pub mod noise;
 pub mod propagator;
+pub mod relax;
 pub mod simd;
 pub mod state;
 pub mod system;
