@@ -54,6 +54,8 @@ pub struct Guard {
     pub position: f64,
     /// Largest velocity component, nm/ps.
     pub velocity: f64,
+    /// Steps between looks.
+    pub check_every: u64,
     /// What becomes of the replica.
     pub policy: OnDivergence,
 }
@@ -61,7 +63,7 @@ pub struct Guard {
 impl Default for Guard {
     /// No molecule gets that far or that fast: a proton at 1000 nm/ps has half a million kJ/mol.
     fn default() -> Self {
-        Guard { position: 1e6, velocity: 1e3, policy: OnDivergence::Stop }
+        Guard { position: 1e6, velocity: 1e3, check_every: 100, policy: OnDivergence::Stop }
     }
 }
 
@@ -127,9 +129,18 @@ impl Chunk {
         self.provider.evaluate(&input, &mut self.out)
     }
 
-    fn run(&mut self, steps: u64) -> Result<()> {
-        let (mut ctx, propagator) = self.context();
-        propagator.run(&mut ctx, steps)
+    /// Advances by `steps`, looking at every multiple of `check_every` and at the end.
+    fn run(&mut self, steps: u64, guard: &Guard) -> Result<()> {
+        let end = self.state.step + steps;
+        while self.state.step < end {
+            let every = guard.check_every.max(1);
+            let next = (self.state.step / every + 1).saturating_mul(every).min(end);
+            let block = next - self.state.step;
+            let (mut ctx, propagator) = self.context();
+            propagator.run(&mut ctx, block)?;
+            self.check(guard)?;
+        }
+        Ok(())
     }
 
     /// Elements of replica `b` in the phase: positions, then velocities.
@@ -279,16 +290,14 @@ impl Ensemble {
         }
     }
 
-    /// Advances every replica by `steps`, then looks for replicas that left every sensible range.
+    /// Advances every replica by `steps`. At every multiple of [`Guard::check_every`] and at the end it looks for replicas
+    /// that left every sensible range.
     ///
     /// # Errors
     /// Those of the provider; [`Error::Diverged`] after the guard's policy.
     pub fn run(&mut self, steps: u64) -> Result<()> {
         let guard = self.guard;
-        self.each(|chunk| {
-            chunk.run(steps)?;
-            chunk.check(&guard)
-        })
+        self.each(|chunk| chunk.run(steps, &guard))
     }
 
     /// Fills what `want` names at the present positions.

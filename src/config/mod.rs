@@ -3,9 +3,11 @@
 
 mod file;
 mod raw;
+mod resolved;
 
 pub use file::{load, overlay};
-pub use raw::Global;
+pub use raw::{ExchangeFlags, Global, LogFormat, RunFlags, SimulateFlags, TrajectoryLayout};
+pub use resolved::{RunConfig, RunSettings, Sampling, Subject};
 
 use crate::error::Result;
 use serde::de::DeserializeOwned;

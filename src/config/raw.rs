@@ -1,7 +1,7 @@
 //! What was typed: every setting optional, as flags and as keys of a TOML file.
 
-use scorefield_integrators::DType;
 use scorefield_integrators::simd::Isa;
+use scorefield_integrators::{DType, OnDivergence, Quantity};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -36,4 +36,155 @@ fn parse_threads(text: &str) -> Result<usize, String> {
         Ok(n @ 1..=4096) => Ok(n),
         _ => Err("write a number of threads from 1 to 4096".into()),
     }
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Comma-separated values with a header.
+    #[default]
+    Csv,
+    /// One JSON object per line.
+    Jsonl,
+}
+
+/// How replicas share trajectory files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrajectoryLayout {
+    /// One file; each report is one frame per replica, in order.
+    #[default]
+    Together,
+    /// One file per replica.
+    PerReplica,
+}
+
+/// Settings of a run, whatever its ensemble: what is simulated, how atoms move, what is written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct RunFlags {
+    /// Structure or trajectory file; left out for models that bring their own system, and for the built-in peptide
+    #[arg(value_name = "STRUCTURE")]
+    pub structure: Option<PathBuf>,
+    /// Force provider: a name with parameters, mm:FILE.xml, weights, or a TOML tree (see `scorefield models`)
+    #[arg(long, value_name = "SPEC")]
+    pub model: Option<String>,
+    /// Frames that become start structures, first:last:stride [default: the first]
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub frames: Option<String>,
+    /// Structure file that says which atoms STRUCTURE has (for DCD, XTC, …)
+    #[arg(long, value_name = "FILE")]
+    pub topology: Option<PathBuf>,
+
+    /// baoab, middle, legacy, overdamped, overdamped-limit or verlet [default: baoab]
+    #[arg(long, value_name = "NAME", help_heading = "Dynamics")]
+    pub integrator: Option<String>,
+    /// Time step, for example '2 fs' [default: 1 fs]
+    #[arg(long, value_name = "TIME", help_heading = "Dynamics", allow_hyphen_values = true)]
+    pub dt: Option<Quantity>,
+    /// Friction of the thermostat, for example '1 /ps' [default: 1 /ps]
+    #[arg(long, value_name = "RATE", help_heading = "Dynamics", allow_hyphen_values = true)]
+    pub friction: Option<Quantity>,
+    /// Number of steps per replica [default: 100000]
+    #[arg(long, value_name = "N", help_heading = "Dynamics", conflicts_with = "time")]
+    pub steps: Option<u64>,
+    /// Length per replica instead of a number of steps, for example '1 ns'
+    #[arg(long, value_name = "TIME", help_heading = "Dynamics", allow_hyphen_values = true)]
+    pub time: Option<Quantity>,
+    /// Atoms that do not move, as a selection: `name CA`, `0-4,8`
+    #[arg(long, value_name = "SELECTION", help_heading = "Dynamics")]
+    pub freeze: Option<String>,
+    /// Mass of hydrogens, taken from the atoms they are bonded to, for example '3 u'
+    #[arg(long, value_name = "MASS", help_heading = "Dynamics", allow_hyphen_values = true)]
+    pub hydrogen_mass: Option<Quantity>,
+    /// Remove the motion of the centre of mass at every step
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
+    pub remove_drift: Option<bool>,
+    /// Relax start structures before the run
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
+    pub relax: Option<bool>,
+    /// What becomes of a replica that explodes: stop, freeze or restore [default: stop]
+    #[arg(long, value_name = "POLICY", help_heading = "Dynamics")]
+    pub on_divergence: Option<OnDivergence>,
+    /// Steps between looks for replicas that explode [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Dynamics")]
+    pub check_every: Option<u64>,
+    /// Run a model at a temperature that it was not made for
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
+    pub force: Option<bool>,
+
+    /// Directory for everything that is written [default: scorefield-run]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
+    pub out: Option<PathBuf>,
+    /// Replace the run that is in the output directory
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Output")]
+    #[serde(skip)]
+    pub overwrite: Option<bool>,
+    /// Continue the run in DIR from its checkpoint; --steps or --time may make it longer
+    #[arg(long, value_name = "DIR", help_heading = "Output", conflicts_with_all = ["out", "overwrite"])]
+    #[serde(skip)]
+    pub resume: Option<PathBuf>,
+    /// Steps between rows of the log, 0 for none [default: 1000]
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub log_every: Option<u64>,
+    /// Format of the log [default: csv]
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub log_format: Option<LogFormat>,
+    /// Steps between frames of the trajectory, 0 for none [default: 1000]
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub trajectory_every: Option<u64>,
+    /// Format of the trajectory: dcd, extxyz, xtc, trr, … [default: dcd]
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub trajectory_format: Option<String>,
+    /// Files of the trajectory [default: together]
+    #[arg(long, value_name = "LAYOUT", help_heading = "Output")]
+    pub trajectory_layout: Option<TrajectoryLayout>,
+    /// Steps between checkpoints, 0 for none by steps [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub checkpoint_every: Option<u64>,
+    /// Minutes between checkpoints, 0 for none by time [default: 5]
+    #[arg(long, value_name = "MINUTES", help_heading = "Output")]
+    pub checkpoint_minutes: Option<f64>,
+    /// Write the summary as JSON also to FILE
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub summary: Option<PathBuf>,
+}
+
+/// Settings of `simulate`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct SimulateFlags {
+    /// Settings of every run.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub run: RunFlags,
+    /// Temperature of the thermostat [default: 300 K, or what the model is made for]
+    #[arg(long, value_name = "TEMPERATURE", help_heading = "Dynamics", allow_hyphen_values = true)]
+    pub temperature: Option<Quantity>,
+    /// Replicas of each start structure [default: 1; 64 of the built-in peptide]
+    #[arg(long, value_name = "N", help_heading = "Dynamics")]
+    pub replicas: Option<usize>,
+}
+
+/// Settings of `exchange`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ExchangeFlags {
+    /// Settings of every run.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub run: RunFlags,
+    /// Temperatures: '300 K..600 K' for a geometric ladder, or a list '300 K, 350 K, 420 K' [default: 300 K..600 K]
+    #[arg(long, value_name = "LADDER", help_heading = "Exchange", allow_hyphen_values = true)]
+    pub temperatures: Option<String>,
+    /// Number of temperatures of a geometric ladder [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Exchange")]
+    pub count: Option<usize>,
+    /// Independent copies of the ladder [default: 1; 8 of the built-in peptide]
+    #[arg(long, value_name = "N", help_heading = "Exchange")]
+    pub copies: Option<usize>,
+    /// Steps between attempts to exchange [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Exchange")]
+    pub exchange_every: Option<u64>,
 }
