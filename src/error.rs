@@ -32,6 +32,17 @@ pub enum Error {
     /// Shapes, types or parameters do not fit together, or the run failed.
     #[error(transparent)]
     Engine(#[from] scorefield_integrators::Error),
+    /// A structure, trajectory or table cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] crate::io::IoError),
+    /// A checkpoint cannot be read, or is of another run.
+    #[error("{}: {what}", path.display())]
+    Checkpoint {
+        /// The checkpoint, or the file that does not fit it.
+        path: PathBuf,
+        /// What does not fit and what to do.
+        what: String,
+    },
     /// Anything else that stops a run.
     #[error("{0}")]
     Run(String),
@@ -46,6 +57,11 @@ pub fn usage<T>(message: impl Into<String>) -> Result<T> {
 }
 
 impl Error {
+    /// An [`Error::File`].
+    pub fn file(action: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
+        Error::File { action, path: path.to_owned(), source }
+    }
+
     /// True where the command was wrong, rather than the run.
     pub fn is_usage(&self) -> bool {
         matches!(self, Error::Usage(_) | Error::Config { .. })

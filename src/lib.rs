@@ -2,10 +2,12 @@
 //! the only package that reads files and talks to people.
 
 pub mod analysis;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod io;
 pub mod report;
+pub mod signals;
 
 pub use error::{Error, Result};

@@ -1,7 +1,10 @@
 //! What people see of a run: maps, curves and tables.
 
 pub mod free_energy;
+pub mod log;
 pub mod plots;
+pub mod progress;
+pub mod summary;
 mod svg;
 
 /// Whether the terminal's locale can show more than ASCII: the first of `LC_ALL`, `LC_CTYPE` and `LANG` that is set
