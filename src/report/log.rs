@@ -102,7 +102,10 @@ impl LogWriter {
             LogFormat::Csv => {
                 let _ = write!(out, "{},{time:.digits$},{}", row.step, row.replica);
                 for value in values {
-                    let _ = value.map_or(write!(out, ","), |v| write!(out, ",{v:.4}"));
+                    let _ = match value {
+                        Some(v) => write!(out, ",{v:.4}"),
+                        None => write!(out, ","),
+                    };
                 }
                 writeln!(out)
             }
