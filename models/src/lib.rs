@@ -1,1 +1,14 @@
-//! x
+//! Force providers: analytic potentials, molecular mechanics and learned models, and what joins them.
+//!
+//! Everything here implements [`ForceProvider`](scorefield_integrators::ForceProvider). [`spec`] builds a provider from
+//! the command line or a TOML file, [`combine`] makes providers of providers, [`weights`] reads the files of trained
+//! models, [`adapters`] turns any candle model into a provider, and [`testing`] holds the checks that all of them pass.
+
+pub mod analytic;
+pub mod error;
+pub mod spec;
+pub mod testing;
+
+pub use analytic::Toy;
+pub use error::{Error, Result};
+pub use spec::{Built, BuiltinInfo, ProviderSpec, builtins, parse_spec};

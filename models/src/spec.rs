@@ -1,0 +1,432 @@
+//! From words to providers: the command line's `NAME:key=value,…`, files, and TOML trees.
+//!
+//! ```text
+//! muller-brown
+//! lj:sigma=3.405 A,epsilon=0.0103 eV
+//! mm:peptide.xml
+//! model.safetensors
+//! tree.toml
+//! ```
+//!
+//! A TOML tree nests freely; relative paths are relative to the file:
+//!
+//! ```toml
+//! kind = "sum"
+//! terms = [
+//!     { kind = "mm", file = "peptide.xml" },
+//!     { kind = "restraint", stiffness = "100 kJ/mol/nm^2", atoms = [1, 7] },
+//! ]
+//! ```
+
+use crate::analytic::{DoubleWell2dSpec, DoubleWellSpec, HarmonicSpec, LennardJonesSpec, MullerBrownSpec, Toy};
+use crate::error::{Error, Result};
+use scorefield_integrators::lane::{LaneKernel, LaneProvider};
+use scorefield_integrators::{Capabilities, ForceProvider};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// How deep provider trees may nest.
+const MAX_DEPTH: usize = 16;
+/// Largest TOML file that is read.
+const MAX_TOML_BYTES: u64 = 1 << 20;
+/// Largest force-field file that is read.
+const MAX_XML_BYTES: u64 = 1 << 30;
+
+/// A description of a force provider, as written on the command line or in a TOML file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ProviderSpec {
+    /// Harmonic oscillator.
+    Harmonic(HarmonicSpec),
+    /// Double well in one dimension.
+    DoubleWell(DoubleWellSpec),
+    /// Double well in two dimensions.
+    #[serde(rename = "double-well-2d")]
+    DoubleWell2d(DoubleWell2dSpec),
+    /// Müller–Brown surface.
+    MullerBrown(MullerBrownSpec),
+    /// Lennard-Jones.
+    Lj(LennardJonesSpec),
+    /// Molecular mechanics from an OpenMM system file.
+    Mm {
+        /// The XML file.
+        file: PathBuf,
+    },
+    /// A learned model from its weights.
+    Weights {
+        /// The safetensors file.
+        file: PathBuf,
+    },
+}
+
+/// A provider and, where its model brings one along, a system to run it on.
+pub struct Built {
+    /// The provider.
+    pub provider: Box<dyn ForceProvider>,
+    /// The model's own system.
+    pub toy: Option<Toy>,
+}
+
+/// One parameter of a built-in provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ParameterInfo {
+    /// Its key.
+    pub name: &'static str,
+    /// Its default as it would be written; empty where it must be given or depends on the others.
+    pub default: &'static str,
+    /// What it means, with an example of its unit where it has one.
+    pub meaning: &'static str,
+}
+
+/// What the `models` command shows of a built-in provider.
+#[derive(Clone, Debug, Serialize)]
+pub struct BuiltinInfo {
+    /// Name on the command line and in TOML files.
+    pub name: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// Its parameters.
+    pub parameters: &'static [ParameterInfo],
+    /// What it can do with default parameters; `None` where that depends on a file or on other providers.
+    pub capabilities: Option<Capabilities>,
+}
+
+struct KindInfo {
+    name: &'static str,
+    /// Other spellings that are understood.
+    aliases: &'static [&'static str],
+    summary: &'static str,
+    parameters: &'static [ParameterInfo],
+}
+
+const fn parameter(name: &'static str, default: &'static str, meaning: &'static str) -> ParameterInfo {
+    ParameterInfo { name, default, meaning }
+}
+
+const MASS: ParameterInfo = parameter("mass", "1", "mass of the particle");
+
+const KINDS: &[KindInfo] = &[
+    KindInfo {
+        name: "harmonic",
+        aliases: &[],
+        summary: "harmonic oscillator, V = k |r - c|^2 / 2",
+        parameters: &[
+            parameter("k", "1", "force constant; with a unit (`100 kJ/mol/nm^2`) everything is SI, without one reduced"),
+            parameter("dimension", "3", "number of axes of the toy, 1 to 3"),
+            parameter("centre", "origin", "`origin`, or `start` for every atom's own start position"),
+            parameter("mass", "", "mass of the toy's particle, by default 1 (`1 u` in SI)"),
+            parameter("start", "", "start of the toy's particle on each axis, by default 1 (`1 A` in SI)"),
+        ],
+    },
+    KindInfo {
+        name: "double-well",
+        aliases: &[],
+        summary: "double well in one dimension, V = h (x^2 - 1)^2 + t x, reduced units",
+        parameters: &[
+            parameter("barrier", "3", "height h of the barrier"),
+            parameter("tilt", "0", "tilt t"),
+            MASS,
+            parameter("start", "-1", "start position"),
+        ],
+    },
+    KindInfo {
+        name: "double-well-2d",
+        aliases: &[],
+        summary: "double well along x, harmonic along y, reduced units",
+        parameters: &[
+            parameter("barrier", "3", "height of the barrier along x"),
+            parameter("tilt", "0", "tilt along x"),
+            parameter("k", "1", "force constant along y"),
+            MASS,
+            parameter("start", "-1", "start position along x"),
+        ],
+    },
+    KindInfo {
+        name: "muller-brown",
+        aliases: &["mueller-brown"],
+        summary: "Müller-Brown surface: two dimensions, three minima, reduced units",
+        parameters: &[
+            MASS,
+            parameter("x", "-0.558223635", "start position along x, by default the deepest minimum"),
+            parameter("y", "1.441725842", "start position along y"),
+        ],
+    },
+    KindInfo {
+        name: "lj",
+        aliases: &["lennard-jones"],
+        summary: "Lennard-Jones, open and without cutoff",
+        parameters: &[
+            parameter("sigma", "1", "distance of zero energy; with a unit (`3.405 A`) everything is SI, without one reduced"),
+            parameter("epsilon", "1", "depth of the well (`0.0103 eV`)"),
+            parameter("n", "13", "number of atoms of the cluster it brings along"),
+            parameter("mass", "", "mass of those atoms, by default 1 (argon's 39.948 u in SI)"),
+        ],
+    },
+    KindInfo {
+        name: "mm",
+        aliases: &["mechanics"],
+        summary: "molecular mechanics from an OpenMM system file; short form mm:FILE.xml",
+        parameters: &[parameter("file", "", "the XML file")],
+    },
+    KindInfo {
+        name: "weights",
+        aliases: &[],
+        summary: "a learned model; short form FILE.safetensors",
+        parameters: &[parameter("file", "", "the safetensors file, whose metadata name the architecture")],
+    },
+];
+
+/// All providers that can be named, with their parameters and what they can do.
+pub fn builtins() -> Vec<BuiltinInfo> {
+    KINDS
+        .iter()
+        .map(|k| {
+            let table = toml::Table::from_iter([("kind".to_owned(), k.name.into())]);
+            let built = from_table(table, k.name, 0).and_then(|spec| spec.build());
+            BuiltinInfo {
+                name: k.name,
+                summary: k.summary,
+                parameters: k.parameters,
+                capabilities: built.ok().map(|b| b.provider.capabilities().clone()),
+            }
+        })
+        .collect()
+}
+
+/// Reads `NAME`, `NAME:key=value,…`, `mm:FILE.xml`, `FILE.toml` or `FILE.safetensors`.
+///
+/// # Errors
+/// What cannot be understood, with the nearest known name.
+pub fn parse_spec(text: &str) -> Result<ProviderSpec> {
+    let text = text.trim();
+    let path = Path::new(text);
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("toml") => return read_toml(path),
+        Some("safetensors") => return Ok(ProviderSpec::Weights { file: path.to_owned() }),
+        _ => {}
+    }
+    if let Some(file) = text.strip_prefix("mm:") {
+        let file = file.trim();
+        if file.is_empty() {
+            return Err(Error::spec(text, "the file is missing; write `mm:FILE.xml`"));
+        }
+        return Ok(ProviderSpec::Mm { file: file.into() });
+    }
+    if path.extension().is_some_and(|e| e == "xml") {
+        return Err(Error::spec(text, format!("an XML file alone is no model; write `mm:{text}`")));
+    }
+    let (name, rest) = text.split_once(':').unwrap_or((text, ""));
+    let mut table = toml::Table::new();
+    table.insert("kind".into(), name.trim().into());
+    for pair in rest.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(Error::spec(text, format!("`{pair}` is not of the form key=value")));
+        };
+        let (key, value) = (key.trim(), value.trim());
+        if key == "kind" || table.contains_key(key) {
+            return Err(Error::spec(text, format!("`{key}` is given twice; keep one")));
+        }
+        table.insert(key.into(), plain_value(value));
+    }
+    from_table(table, text, 0)
+}
+
+/// The TOML value that `text` would be if it were written without quotes, where it would be one; else a string.
+fn plain_value(text: &str) -> toml::Value {
+    if let Ok(b) = text.parse::<bool>() {
+        return b.into();
+    }
+    if let Ok(i) = text.parse::<i64>() {
+        return i.into();
+    }
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() => x.into(),
+        _ => text.into(),
+    }
+}
+
+/// Reads a provider tree from a TOML file; relative paths in it are relative to its folder.
+///
+/// # Errors
+/// Where the file cannot be read, is no TOML, or describes no provider.
+pub fn read_toml(file: &Path) -> Result<ProviderSpec> {
+    let text = read_text(file, MAX_TOML_BYTES)?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::File { file: file.into(), reason: e.to_string() })?;
+    let mut spec = from_table(table, &file.display().to_string(), 0)?;
+    spec.resolve_paths(file.parent().unwrap_or(Path::new("")));
+    Ok(spec)
+}
+
+/// The text of `file`, where it is UTF-8 and at most `limit` bytes.
+pub(crate) fn read_text(file: &Path, limit: u64) -> Result<String> {
+    let open = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+    let mut text = String::new();
+    let read = open.take(limit + 1).read_to_string(&mut text).map_err(|e| Error::io(file, e))?;
+    if read as u64 > limit {
+        return Err(Error::File { file: file.into(), reason: format!("it is larger than {limit} bytes; is it the right file?") });
+    }
+    Ok(text)
+}
+
+/// Checks names and keys (with suggestions, which a derived reader cannot give), then reads the table.
+fn from_table(mut table: toml::Table, place: &str, depth: usize) -> Result<ProviderSpec> {
+    check_table(&mut table, place, depth)?;
+    ProviderSpec::deserialize(table).map_err(|e| Error::spec(place, e.message().trim()))
+}
+
+fn check_table(table: &mut toml::Table, place: &str, depth: usize) -> Result<()> {
+    if depth >= MAX_DEPTH {
+        return Err(Error::spec(place, format!("providers nest deeper than {MAX_DEPTH} levels; write a flatter tree")));
+    }
+    let known_kinds = || KINDS.iter().map(|k| k.name.to_owned()).collect();
+    let name = match table.get("kind") {
+        Some(toml::Value::String(name)) => name.clone(),
+        Some(other) => return Err(Error::spec(place, format!("kind = {other} is not a name; write for example kind = \"lj\""))),
+        None => {
+            return Err(Error::spec(place, "it has no `kind`; write for example kind = \"sum\""));
+        }
+    };
+    let Some(kind) = KINDS.iter().find(|k| k.name == name || k.aliases.contains(&name.as_str())) else {
+        return Err(Error::Unknown { context: place.into(), what: "model", name, known: known_kinds() });
+    };
+    table.insert("kind".into(), kind.name.into());
+    for (key, value) in table.iter_mut() {
+        if key != "kind" && !kind.parameters.iter().any(|p| p.name == key) {
+            return Err(Error::Unknown {
+                context: format!("{place}: {}", kind.name),
+                what: "parameter",
+                name: key.clone(),
+                known: kind.parameters.iter().map(|p| p.name.to_owned()).collect(),
+            });
+        }
+        match (key.as_str(), value) {
+            ("of", toml::Value::Table(inner)) => check_table(inner, &format!("{place}: of"), depth + 1)?,
+            ("terms" | "members", toml::Value::Array(list)) => {
+                for (i, item) in list.iter_mut().enumerate() {
+                    let place = format!("{place}: {key}[{i}]");
+                    match item {
+                        toml::Value::Table(inner) => check_table(inner, &place, depth + 1)?,
+                        other => return Err(Error::spec(place, format!("{other} is not a provider; write {{ kind = \"…\", … }}"))),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl ProviderSpec {
+    /// Makes relative paths relative to `folder`.
+    fn resolve_paths(&mut self, folder: &Path) {
+        match self {
+            ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
+            ProviderSpec::Harmonic(_)
+            | ProviderSpec::DoubleWell(_)
+            | ProviderSpec::DoubleWell2d(_)
+            | ProviderSpec::MullerBrown(_)
+            | ProviderSpec::Lj(_) => {}
+        }
+    }
+
+    /// Builds the provider.
+    ///
+    /// # Errors
+    /// Where a parameter is refused, a file cannot be used, or providers do not fit together.
+    pub fn build(&self) -> Result<Built> {
+        self.build_at(None)
+    }
+
+    /// Builds the provider; `start` are the start positions `[N, 3]` of the system it will act on, for what is bound to
+    /// them (in nm, or reduced units).
+    ///
+    /// # Errors
+    /// As [`ProviderSpec::build`].
+    pub fn build_at(&self, start: Option<&[f64]>) -> Result<Built> {
+        match self {
+            ProviderSpec::Harmonic(s) => s.build(start).map(toy),
+            ProviderSpec::DoubleWell(s) => s.build().map(toy),
+            ProviderSpec::DoubleWell2d(s) => s.build().map(toy),
+            ProviderSpec::MullerBrown(s) => s.build().map(toy),
+            ProviderSpec::Lj(s) => {
+                let (provider, toy) = s.build()?;
+                Ok(Built { provider, toy: Some(toy) })
+            }
+            ProviderSpec::Mm { file } => {
+                let _ = read_text(file, MAX_XML_BYTES)?;
+                Err(Error::File { file: file.clone(), reason: "molecular mechanics is not part of this build".into() })
+            }
+            ProviderSpec::Weights { file } => {
+                Err(Error::File { file: file.clone(), reason: "no learned architecture is part of this build".into() })
+            }
+        }
+    }
+}
+
+fn toy<K: LaneKernel>((kernel, toy): (K, Toy)) -> Built {
+    Built { provider: Box::new(LaneProvider::new(kernel)), toy: Some(toy) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        match parse_spec(text).and_then(|s| s.build().map(|_| ())) {
+            Ok(()) => panic!("`{text}` was accepted"),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn names_and_keys_are_suggested() {
+        assert!(message("muler-brown").contains("did you mean `muller-brown`?"));
+        assert!(message("lj:sigm=1").contains("did you mean `sigma`?"));
+        assert!(message("lj:sigma=1,sigma=2").contains("given twice"));
+        assert!(message("lj:sigma").contains("key=value"));
+        assert!(message("lj:n=many").contains("usize"));
+        assert!(message("lj:n=0").contains("n = 0 is refused"));
+        assert!(message("").contains("unknown model"));
+        assert!(message("system.xml").contains("mm:system.xml"));
+        assert!(message("mm:").contains("FILE.xml"));
+        assert!(message("missing.toml").contains("missing.toml"));
+        assert!(message("double-well:barrier=-1").contains("above zero"));
+        assert!(message("harmonic:k=nan").contains("k"));
+    }
+
+    #[test]
+    fn aliases_and_spaces_are_understood() {
+        assert_eq!(parse_spec("mueller-brown").unwrap(), parse_spec(" muller-brown ").unwrap());
+        assert_eq!(
+            parse_spec("lj: sigma = 3.4 A , epsilon = 1 kJ/mol").unwrap(),
+            parse_spec("lennard-jones:epsilon=1 kJ/mol,sigma=3.4A").unwrap()
+        );
+    }
+
+    #[test]
+    fn documented_parameters_are_those_that_are_read() {
+        for kind in KINDS {
+            for p in kind.parameters.iter().filter(|p| !p.default.is_empty()) {
+                let written = parse_spec(&format!("{}:{}={}", kind.name, p.name, p.default)).unwrap();
+                assert_eq!(written, parse_spec(kind.name).unwrap(), "{}: default of {}", kind.name, p.name);
+            }
+            for p in kind.parameters {
+                // Every documented key is known to the reader, which may still refuse this value.
+                if let Err(e) = parse_spec(&format!("{}:{}=?", kind.name, p.name)) {
+                    assert!(!e.to_string().contains("unknown field"), "{e}");
+                }
+            }
+        }
+        assert_eq!(builtins().len(), KINDS.len());
+    }
+
+    #[test]
+    fn round_trips_through_toml() {
+        for text in ["muller-brown", "lj:sigma=3.4 A,epsilon=1 kJ/mol,n=5", "harmonic:k=2,dimension=1,centre=start", "mm:x.xml"] {
+            let spec = parse_spec(text).unwrap();
+            let table: toml::Table = toml::to_string(&spec).unwrap().parse().unwrap();
+            assert_eq!(from_table(table, text, 0).unwrap(), spec);
+        }
+    }
+}
