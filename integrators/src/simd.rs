@@ -61,6 +61,11 @@ pub trait Lanes:
     /// `from` as mutable vectors; its length must be a multiple of `LANES`.
     fn slice_mut(t: Self::Token, from: &mut [Self::Scalar]) -> &mut [Self];
 
+    /// Vectors as their scalars.
+    fn scalars(from: &[Self]) -> &[Self::Scalar];
+    /// Vectors as their mutable scalars.
+    fn scalars_mut(from: &mut [Self]) -> &mut [Self::Scalar];
+
     /// `self * b + c`, fused where the instruction set does so at full speed.
     fn mul_add(self, b: Self, c: Self) -> Self;
     /// Square root, correctly rounded.
@@ -221,7 +226,7 @@ const fn inverse_factorial(n: usize) -> f64 {
 }
 
 const fn alternating(k: usize) -> f64 {
-    if k % 2 == 0 { 1.0 } else { -1.0 }
+    if k.is_multiple_of(2) { 1.0 } else { -1.0 }
 }
 
 /// `f32` lanes of the instruction set `S`.
@@ -305,6 +310,16 @@ macro_rules! lanes_common {
             const { assert!(align_of::<Self>() == align_of::<$scalar>()) };
             // SAFETY: as in `slice`.
             unsafe { std::slice::from_raw_parts_mut(from.as_mut_ptr().cast(), from.len() / Self::LANES) }
+        }
+        #[inline(always)]
+        fn scalars(from: &[Self]) -> &[$scalar] {
+            // SAFETY: the reverse of `slice`.
+            unsafe { std::slice::from_raw_parts(from.as_ptr().cast(), from.len() * Self::LANES) }
+        }
+        #[inline(always)]
+        fn scalars_mut(from: &mut [Self]) -> &mut [$scalar] {
+            // SAFETY: the reverse of `slice_mut`.
+            unsafe { std::slice::from_raw_parts_mut(from.as_mut_ptr().cast(), from.len() * Self::LANES) }
         }
         #[inline(always)]
         fn mul_add(self, b: Self, c: Self) -> Self {

@@ -6,6 +6,7 @@
 
 pub mod analytic;
 pub mod error;
+pub mod mechanics;
 pub mod spec;
 pub mod testing;
 

@@ -1,0 +1,673 @@
+//! Energies and forces of a [`Mechanics`] description, over lanes of replicas or over lanes of atoms of one replica.
+//!
+//! Pairs are visited by *circulant rows*: row `d` holds the pairs `(a, a + d mod N)` for all `a`, `d = 1 … ⌊N/2⌋`. Within a row
+//! every atom is once first and once second, so a row is contiguous in both roles and needs no gather; each sum over pairs
+//! runs over rows in order, `+ first(b) − second(b − d)`, in either layout. That makes the two layouts agree bit for bit.
+
+use super::model::Mechanics;
+use super::terms::{
+    MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integral, born_pair, born_radius, lennard_jones_coulomb, sub, torsion,
+};
+use scorefield_integrators::lane::LaneKernel;
+use scorefield_integrators::simd::{Lanes, MAX_LANES};
+use scorefield_integrators::{Capabilities, Error, Real, Result, System};
+use std::any::Any;
+
+/// Terms of one kind: atom indices and parameters of each term, terms one after the other.
+struct Terms<T, const ATOMS: usize> {
+    atoms: Vec<[u32; ATOMS]>,
+    /// `[terms, width]`.
+    parameters: Vec<T>,
+    width: usize,
+}
+
+/// Parameters of pairs, `[rows, stride]`, rows circulant.
+struct Pairs<T> {
+    qq: Vec<T>,
+    c6: Vec<T>,
+    c12: Vec<T>,
+}
+
+/// Parameters of generalised Born solvation.
+struct Born<T> {
+    /// Radius less offset, of atom `k mod N`: `[N extended]`.
+    own: Vec<T>,
+    /// Scaled radius less offset, likewise.
+    scaled: Vec<T>,
+    /// Full radius, likewise.
+    radius: Vec<T>,
+    /// `−½ C τ q²` per atom, likewise.
+    self_energy: Vec<T>,
+    /// `S (ρ + probe)² ρ⁶` per atom, likewise.
+    surface: Vec<T>,
+    has_surface: bool,
+    /// `−C τ q_i q_j`, `[rows, stride]`.
+    pair: Vec<T>,
+    rescaling: Rescaling,
+}
+
+/// All tables in one precision.
+struct Tables<T> {
+    atoms: usize,
+    /// Number of circulant rows.
+    rows: usize,
+    /// Atoms padded to whole vectors of any instruction set.
+    stride: usize,
+    bonds: Terms<T, 2>,
+    angles: Terms<T, 3>,
+    torsions: Terms<T, 4>,
+    /// Number of coefficients of P and R in a torsion's parameters.
+    torsion_powers: [usize; 2],
+    pairs: Option<Pairs<T>>,
+    born: Option<Born<T>>,
+    /// 1 for the first half of the atoms, else 0: the last row of an even number of atoms has each pair twice.
+    first_half: Vec<T>,
+}
+
+impl<T: Real> Tables<T> {
+    fn new(m: &Mechanics) -> Self {
+        let n = m.atoms();
+        let rows = n / 2;
+        let stride = n.div_ceil(MAX_LANES) * MAX_LANES;
+        let extended = stride + rows + MAX_LANES;
+        let real = |x: f64| T::from_f64(x);
+        let cyclic = |f: &dyn Fn(usize) -> f64| -> Vec<T> { (0..extended).map(|k| real(f(k % n))).collect() };
+        // Parameters of the pair (a, a + d), zero in the padding and in the doubled half of the last row.
+        let pair_table = |f: &dyn Fn(usize, usize) -> f64| -> Vec<T> {
+            let mut table = vec![T::default(); rows * stride];
+            for d in 1..=rows {
+                for a in 0..row_length(n, d) {
+                    table[(d - 1) * stride + a] = real(f(a, (a + d) % n));
+                }
+            }
+            table
+        };
+
+        let mut series: Vec<([u32; 4], TorsionSeries)> = Vec::new();
+        let mut index = std::collections::HashMap::new();
+        for t in &m.torsions {
+            let [i, j, k, l] = t.atoms;
+            // Read backwards a torsion is the same angle.
+            let key = if (i, j) <= (l, k) { [i, j, k, l] } else { [l, k, j, i] };
+            let at = *index.entry(key).or_insert_with(|| {
+                series.push((key, TorsionSeries::default()));
+                series.len() - 1
+            });
+            series[at].1.add(t.k, t.periodicity, t.phase);
+        }
+        let used = |coefficients: &dyn Fn(&TorsionSeries) -> &[f64]| {
+            series.iter().map(|(_, s)| coefficients(s).iter().rposition(|&c| c != 0.0).map_or(0, |p| p + 1)).max().unwrap_or(0)
+        };
+        let powers = [used(&|s| &s.p).max(2), used(&|s| &s.r)];
+        let width = powers[0] + powers[1];
+
+        let nonbonded = m.nonbonded.as_ref().map(|nb| {
+            let parameters = nb.pair_parameters();
+            let at = |a: usize, b: usize| &parameters[a * n + b];
+            Pairs {
+                qq: pair_table(&|a, b| at(a, b)[0]),
+                c6: pair_table(&|a, b| at(a, b)[1]),
+                c12: pair_table(&|a, b| at(a, b)[2]),
+            }
+        });
+        let born = m.born.as_ref().map(|gb| {
+            let p = |k: usize| &gb.particles[k];
+            let strength = gb.coulomb * (1.0 / gb.solute_dielectric - 1.0 / gb.solvent_dielectric);
+            Born {
+                own: cyclic(&|k| p(k).radius - gb.offset),
+                scaled: cyclic(&|k| p(k).scaled_radius),
+                radius: cyclic(&|k| p(k).radius),
+                self_energy: cyclic(&|k| -0.5 * strength * p(k).charge.powi(2)),
+                surface: cyclic(&|k| gb.surface * (p(k).radius + gb.probe).powi(2) * p(k).radius.powi(6)),
+                has_surface: gb.surface != 0.0,
+                pair: pair_table(&|a, b| -strength * p(a).charge * p(b).charge),
+                rescaling: gb.rescaling,
+            }
+        });
+        Tables {
+            atoms: n,
+            rows,
+            stride,
+            bonds: Terms {
+                atoms: m.bonds.iter().map(|b| b.atoms).collect(),
+                parameters: m.bonds.iter().flat_map(|b| [real(b.length), real(b.k)]).collect(),
+                width: 2,
+            },
+            angles: Terms {
+                atoms: m.angles.iter().map(|a| a.atoms).collect(),
+                parameters: m.angles.iter().flat_map(|a| [real(a.angle), real(a.k)]).collect(),
+                width: 2,
+            },
+            torsions: Terms {
+                atoms: series.iter().map(|s| s.0).collect(),
+                parameters: series.iter().flat_map(|(_, s)| s.p[..powers[0]].iter().chain(&s.r[..powers[1]]).map(|&c| real(c))).collect(),
+                width,
+            },
+            torsion_powers: powers,
+            pairs: nonbonded,
+            born,
+            first_half: (0..stride).map(|a| real(if a < n / 2 { 1.0 } else { 0.0 })).collect(),
+        }
+    }
+}
+
+/// Number of distinct pairs in circulant row `d` of `n` atoms.
+#[inline(always)]
+fn row_length(n: usize, d: usize) -> usize {
+    if 2 * d == n { d } else { n }
+}
+
+/// Vectors kept per pair between the passes of the Born terms: r², running force, two Born slopes.
+const KEPT: usize = 4;
+
+/// The lane kernel of an OpenMM system.
+pub struct MechanicsKernel {
+    capabilities: Capabilities,
+    file: String,
+    single: Tables<f32>,
+    double: Tables<f64>,
+}
+
+impl MechanicsKernel {
+    /// Tables for `model`, which was read from `file`.
+    pub(super) fn new(model: &Mechanics, file: &str) -> Self {
+        let capabilities = Capabilities::potential(format!("mm:{file}"));
+        MechanicsKernel { capabilities, file: file.to_owned(), single: Tables::new(model), double: Tables::new(model) }
+    }
+
+    #[inline(always)]
+    fn tables<T: Real>(&self) -> &Tables<T> {
+        match (&self.single as &dyn Any).downcast_ref() {
+            Some(tables) => tables,
+            None => match (&self.double as &dyn Any).downcast_ref() {
+                Some(tables) => tables,
+                None => unreachable!("scalars are f32 or f64"),
+            },
+        }
+    }
+}
+
+impl LaneKernel for MechanicsKernel {
+    const ATOM_LANES: bool = true;
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn check(&self, system: &System) -> Result<()> {
+        if system.len() != self.single.atoms {
+            return Err(Error::Invalid(format!(
+                "{} has {} atoms but {} describes {}; give the structure that the force field was made for",
+                system.name,
+                system.len(),
+                self.file,
+                self.single.atoms
+            )));
+        }
+        Ok(())
+    }
+
+    fn scratch(&self, atoms: usize) -> usize {
+        let rows = atoms / 2;
+        let replica_lanes = KEPT * rows * atoms + 9 * atoms;
+        // Atom lanes, in scalars: pairs, extended coordinates and Born arrays, rows in both roles; and one block of terms.
+        let stride = atoms.div_ceil(MAX_LANES) * MAX_LANES;
+        let extended = stride + rows + MAX_LANES;
+        let atom_lanes = KEPT * rows * stride + 7 * extended + 5 * (2 * stride + MAX_LANES) + 2 * stride;
+        // The narrowest vectors have two lanes.
+        replica_lanes.max(atom_lanes.div_ceil(2)) + 32
+    }
+
+    #[inline(always)]
+    fn evaluate<V: Lanes, const ENERGY: bool>(&self, t: V::Token, x: &[V], f: &mut [V], scratch: &mut [V]) -> V {
+        let tables = self.tables::<V::Scalar>();
+        f.fill(V::zero(t));
+        let mut energy = V::zero(t);
+        bonded::<V, ENERGY>(t, tables, x, f, &mut energy);
+        nonbonded::<V, ENERGY>(t, tables, x, f, scratch, &mut energy);
+        energy
+    }
+
+    #[inline(always)]
+    fn evaluate_one<V: Lanes, const ENERGY: bool>(&self, t: V::Token, atoms: usize, x: &[V], f: &mut [V], scratch: &mut [V]) -> V::Scalar {
+        let tables = self.tables::<V::Scalar>();
+        debug_assert_eq!(atoms, tables.atoms);
+        f.fill(V::zero(t));
+        let mut energy = V::Scalar::default();
+        let stride = x.len() / 3 * V::LANES;
+        bonded_one::<V, ENERGY>(t, tables, V::scalars(x), V::scalars_mut(f), stride, &mut energy);
+        nonbonded_one::<V, ENERGY>(t, tables, V::scalars(x), V::scalars_mut(f), stride, V::scalars_mut(scratch), &mut energy);
+        energy
+    }
+}
+
+// ---- lanes of replicas ---------------------------------------------------------------------------------------------
+
+#[inline(always)]
+fn atom<V: Lanes>(x: &[V], i: usize) -> Vec3<V> {
+    let x = &x[3 * i..3 * i + 3];
+    [x[0], x[1], x[2]]
+}
+
+#[inline(always)]
+fn add_to<V: Lanes>(f: &mut [V], i: usize, df: Vec3<V>) {
+    let f = &mut f[3 * i..3 * i + 3];
+    f[0] += df[0];
+    f[1] += df[1];
+    f[2] += df[2];
+}
+
+#[inline(always)]
+fn bonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scalar>, x: &[V], f: &mut [V], energy: &mut V) {
+    for (atoms, p) in tables.bonds.atoms.iter().zip(tables.bonds.parameters.chunks_exact(2)) {
+        let atoms = atoms.map(|i| i as usize);
+        let (df, e) = bond(t, atoms.map(|i| atom(x, i)), V::splat(t, p[0]), V::splat(t, p[1]));
+        add_to(f, atoms[0], df[0]);
+        add_to(f, atoms[1], df[1]);
+        if ENERGY {
+            *energy += e;
+        }
+    }
+    for (atoms, p) in tables.angles.atoms.iter().zip(tables.angles.parameters.chunks_exact(2)) {
+        let atoms = atoms.map(|i| i as usize);
+        let (df, e) = angle(t, atoms.map(|i| atom(x, i)), V::splat(t, p[0]), V::splat(t, p[1]));
+        for (i, df) in atoms.into_iter().zip(df) {
+            add_to(f, i, df);
+        }
+        if ENERGY {
+            *energy += e;
+        }
+    }
+    let [np, nr] = tables.torsion_powers;
+    for (atoms, p) in tables.torsions.atoms.iter().zip(tables.torsions.parameters.chunks_exact(tables.torsions.width)) {
+        let atoms = atoms.map(|i| i as usize);
+        let mut coefficients = [V::zero(t); 2 * MAX_PERIODICITY + 1];
+        for (c, &p) in coefficients.iter_mut().zip(p) {
+            *c = V::splat(t, p);
+        }
+        let (df, e) = torsion(t, atoms.map(|i| atom(x, i)), &coefficients[..np], &coefficients[np..np + nr]);
+        for (i, df) in atoms.into_iter().zip(df) {
+            add_to(f, i, df);
+        }
+        if ENERGY {
+            *energy += e;
+        }
+    }
+}
+
+#[inline(always)]
+fn nonbonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scalar>, x: &[V], f: &mut [V], scratch: &mut [V], energy: &mut V) {
+    let n = tables.atoms;
+    let zero = V::zero(t);
+    let (kept, rest) = scratch.split_at_mut(KEPT * tables.rows * n);
+    let (row, rest) = rest.split_at_mut(3 * n);
+    let (integral, rest) = rest.split_at_mut(n);
+    let (born, rest) = rest.split_at_mut(n);
+    let (born_slope, rest) = rest.split_at_mut(n);
+    let (born_force, rest) = rest.split_at_mut(n);
+    let (second, _) = rest.split_at_mut(n);
+    let (first, _) = row.split_at_mut(n);
+    integral.fill(zero);
+
+    // Pass 1: direct interactions and Born integrals.
+    if tables.pairs.is_none() && tables.born.is_none() {
+        return;
+    }
+    for d in 1..=tables.rows {
+        let pairs = row_length(n, d);
+        if pairs < n {
+            first[pairs..].fill(zero);
+            second[pairs..].fill(zero);
+        }
+        for a in 0..pairs {
+            let b = wrapped(a + d, n);
+            let delta = sub(atom(x, a), atom(x, b));
+            let r2 = super::terms::dot(delta, delta);
+            let r_inverse = r2.rsqrt();
+            let at = (d - 1) * tables.stride + a;
+            let keep = &mut kept[((d - 1) * n + a) * KEPT..][..KEPT];
+            let mut direct = zero;
+            if let Some(p) = &tables.pairs {
+                let (s, e) = lennard_jones_coulomb(t, r_inverse, V::splat(t, p.qq[at]), V::splat(t, p.c6[at]), V::splat(t, p.c12[at]));
+                direct = s;
+                if ENERGY {
+                    *energy += e;
+                }
+            }
+            keep[1] = direct;
+            if let Some(g) = &tables.born {
+                let r = r2 * r_inverse;
+                let (ia, sa) = born_integral(t, r, r_inverse, V::splat(t, g.own[a]), V::splat(t, g.scaled[b]));
+                let (ib, sb) = born_integral(t, r, r_inverse, V::splat(t, g.own[b]), V::splat(t, g.scaled[a]));
+                keep[0] = r2;
+                keep[2] = sa;
+                keep[3] = sb;
+                first[a] = ia;
+                second[a] = ib;
+            }
+        }
+        if tables.born.is_some() {
+            for b in 0..n {
+                integral[b] += first[b] + second[wrapped(b + n - d, n)];
+            }
+        }
+    }
+
+    // Pass 2: Born radii and Still's pair term.
+    if let Some(g) = &tables.born {
+        for a in 0..n {
+            let (own, radius) = (V::splat(t, g.own[a]), V::splat(t, g.radius[a]));
+            (born[a], born_slope[a]) = born_radius(t, integral[a], own, radius, &g.rescaling);
+            let (force, e) = born_own(t, born[a], V::splat(t, g.self_energy[a]), V::splat(t, g.surface[a]), g.has_surface);
+            born_force[a] = force;
+            if ENERGY {
+                *energy += e;
+            }
+        }
+        for d in 1..=tables.rows {
+            let pairs = row_length(n, d);
+            if pairs < n {
+                first[pairs..].fill(zero);
+                second[pairs..].fill(zero);
+            }
+            for a in 0..pairs {
+                let b = wrapped(a + d, n);
+                let keep = &mut kept[((d - 1) * n + a) * KEPT..][..KEPT];
+                let pair = V::splat(t, g.pair[(d - 1) * tables.stride + a]);
+                let (s, through, e) = born_pair(t, keep[0], born[a], born[b], pair);
+                keep[1] += s;
+                first[a] = through[0];
+                second[a] = through[1];
+                if ENERGY {
+                    *energy += e;
+                }
+            }
+            for b in 0..n {
+                born_force[b] += first[b] + second[wrapped(b + n - d, n)];
+            }
+        }
+        for a in 0..n {
+            born_force[a] = born_force[a] * born_slope[a];
+        }
+    }
+
+    // Pass 3: forces.
+    for d in 1..=tables.rows {
+        let pairs = row_length(n, d);
+        if pairs < n {
+            row[3 * pairs..].fill(zero);
+        }
+        for a in 0..pairs {
+            let b = wrapped(a + d, n);
+            let keep = &kept[((d - 1) * n + a) * KEPT..][..KEPT];
+            let mut s = keep[1];
+            if tables.born.is_some() {
+                s = chain(s, born_force[a], keep[2], born_force[b], keep[3]);
+            }
+            let delta = sub(atom(x, a), atom(x, b));
+            for k in 0..3 {
+                row[3 * a + k] = s * delta[k];
+            }
+        }
+        for b in 0..n {
+            let c = wrapped(b + n - d, n);
+            for k in 0..3 {
+                f[3 * b + k] += row[3 * b + k] - row[3 * c + k];
+            }
+        }
+    }
+}
+
+/// `i mod n` for `i < 2 n`.
+#[inline(always)]
+fn wrapped(i: usize, n: usize) -> usize {
+    if i >= n { i - n } else { i }
+}
+
+/// Self energy and surface term of one atom: `dE/dB` and energy.
+#[inline(always)]
+fn born_own<V: Lanes>(t: V::Token, born: V, self_energy: V, surface: V, has_surface: bool) -> (V, V) {
+    let inverse = V::lit(t, 1.0) / born;
+    let own = self_energy * inverse;
+    if !has_surface {
+        return (-(own * inverse), own);
+    }
+    let inverse_2 = inverse * inverse;
+    let area = surface * inverse_2 * inverse_2 * inverse_2;
+    (-((V::lit(t, 6.0).mul_add(area, own)) * inverse), own + area)
+}
+
+/// Adds the Born chain rule to a pair's `−dE/dr / r`.
+#[inline(always)]
+fn chain<V: Lanes>(s: V, force_a: V, slope_a: V, force_b: V, slope_b: V) -> V {
+    s - force_a.mul_add(slope_a, force_b * slope_b)
+}
+
+// ---- lanes of atoms ------------------------------------------------------------------------------------------------
+
+/// Applies one kind of bonded term to lanes of terms: coordinates are gathered, forces added term by term in order.
+#[inline(always)]
+fn for_terms<V: Lanes, const ATOMS: usize, const ENERGY: bool>(
+    t: V::Token,
+    terms: &Terms<V::Scalar, ATOMS>,
+    x: &[V::Scalar],
+    f: &mut [V::Scalar],
+    stride: usize,
+    energy: &mut V::Scalar,
+    evaluate: impl Fn([Vec3<V>; ATOMS], &[V]) -> ([Vec3<V>; ATOMS], V),
+) {
+    let width = terms.width;
+    for (block, atoms) in terms.atoms.chunks(V::LANES).enumerate() {
+        let mut position = [[[V::Scalar::default(); MAX_LANES]; 3]; ATOMS];
+        let mut parameter = [[V::Scalar::default(); MAX_LANES]; 2 * MAX_PERIODICITY + 1];
+        for l in 0..V::LANES {
+            // Lanes beyond the last term repeat it, so that their numbers stay ordinary.
+            let term = l.min(atoms.len() - 1);
+            for m in 0..ATOMS {
+                for k in 0..3 {
+                    position[m][k][l] = x[k * stride + atoms[term][m] as usize];
+                }
+            }
+            let p = &terms.parameters[(block * V::LANES + term) * width..][..width];
+            for (lanes, &p) in parameter.iter_mut().zip(p) {
+                lanes[l] = p;
+            }
+        }
+        let mut p = [V::zero(t); 2 * MAX_PERIODICITY + 1];
+        for (p, lanes) in p[..width].iter_mut().zip(&parameter) {
+            *p = V::load(t, lanes);
+        }
+        let (df, e) = evaluate(position.map(|atom| atom.map(|axis| V::load(t, &axis))), &p);
+        for (lanes, df) in position.iter_mut().zip(df) {
+            for (axis, df) in lanes.iter_mut().zip(df) {
+                df.store(axis);
+            }
+        }
+        let mut energies = [V::Scalar::default(); MAX_LANES];
+        if ENERGY {
+            e.store(&mut energies);
+        }
+        for (l, atoms) in atoms.iter().enumerate() {
+            for m in 0..ATOMS {
+                for k in 0..3 {
+                    f[k * stride + atoms[m] as usize] += position[m][k][l];
+                }
+            }
+            if ENERGY {
+                *energy += energies[l];
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn bonded_one<V: Lanes, const ENERGY: bool>(
+    t: V::Token,
+    tables: &Tables<V::Scalar>,
+    x: &[V::Scalar],
+    f: &mut [V::Scalar],
+    stride: usize,
+    energy: &mut V::Scalar,
+) {
+    for_terms::<V, 2, ENERGY>(t, &tables.bonds, x, f, stride, energy, |x, p| bond(t, x, p[0], p[1]));
+    for_terms::<V, 3, ENERGY>(t, &tables.angles, x, f, stride, energy, |x, p| angle(t, x, p[0], p[1]));
+    let [np, nr] = tables.torsion_powers;
+    for_terms::<V, 4, ENERGY>(t, &tables.torsions, x, f, stride, energy, |x, p| torsion(t, x, &p[..np], &p[np..np + nr]));
+}
+
+/// Fills `row[n..]` cyclically with `row[..n]`.
+#[inline(always)]
+fn extend<T: Copy>(row: &mut [T], n: usize) {
+    for k in n..row.len() {
+        row[k] = row[k - n];
+    }
+}
+
+#[inline(always)]
+fn nonbonded_one<V: Lanes, const ENERGY: bool>(
+    t: V::Token,
+    tables: &Tables<V::Scalar>,
+    x: &[V::Scalar],
+    f: &mut [V::Scalar],
+    stride: usize,
+    scratch: &mut [V::Scalar],
+    energy: &mut V::Scalar,
+) {
+    if tables.pairs.is_none() && tables.born.is_none() {
+        return;
+    }
+    let n = tables.atoms;
+    let l = V::LANES;
+    let zero = V::zero(t);
+    let extended = stride + tables.rows + MAX_LANES;
+    let role = 2 * stride + MAX_LANES;
+    let (kept, rest) = scratch.split_at_mut(KEPT * tables.rows * stride);
+    let (coordinates, rest) = rest.split_at_mut(3 * extended);
+    let (born, rest) = rest.split_at_mut(extended);
+    let (born_force, rest) = rest.split_at_mut(extended);
+    let (integral, rest) = rest.split_at_mut(stride);
+    let (born_slope, rest) = rest.split_at_mut(stride);
+    let (first, rest) = rest.split_at_mut(role);
+    let (second, rest) = rest.split_at_mut(role);
+    let (row, _) = rest.split_at_mut(3 * role);
+    for k in 0..3 {
+        let c = &mut coordinates[k * extended..(k + 1) * extended];
+        c[..n].copy_from_slice(&x[k * stride..k * stride + n]);
+        extend(c, n);
+    }
+    let position = |a: usize| [0, 1, 2].map(|k| V::load(t, &coordinates[k * extended + a..]));
+    integral.fill(V::Scalar::default());
+    // Where the last row holds each pair twice, its second half counts nothing.
+    let counts = |d: usize, a: usize, v: V| {
+        if 2 * d == n { V::select(zero.lt(V::load(t, &tables.first_half[a..])), v, zero) } else { v }
+    };
+    // Energies are added pair by pair in the order of rows, as in the other layout.
+    let add_energy = |energy: &mut V::Scalar, d: usize, a: usize, e: V| {
+        let mut lanes = [V::Scalar::default(); MAX_LANES];
+        e.store(&mut lanes);
+        for &e in &lanes[..l.min(row_length(n, d).saturating_sub(a))] {
+            *energy += e;
+        }
+    };
+    // Kept arrays of row d begin at `kept_at(d, which)`.
+    let kept_at = |d: usize, which: usize| ((d - 1) * KEPT + which) * stride;
+
+    for d in 1..=tables.rows {
+        for a in (0..n).step_by(l) {
+            let delta = sub(position(a), position(a + d));
+            let r2 = super::terms::dot(delta, delta);
+            let r_inverse = r2.rsqrt();
+            let at = (d - 1) * tables.stride + a;
+            let mut direct = zero;
+            if let Some(p) = &tables.pairs {
+                let load = |table: &[V::Scalar]| V::load(t, &table[at..]);
+                let (s, e) = lennard_jones_coulomb(t, r_inverse, load(&p.qq), load(&p.c6), load(&p.c12));
+                direct = counts(d, a, s);
+                if ENERGY {
+                    add_energy(energy, d, a, e);
+                }
+            }
+            direct.store(&mut kept[kept_at(d, 1) + a..]);
+            if let Some(g) = &tables.born {
+                let load = |table: &[V::Scalar], a: usize| V::load(t, &table[a..]);
+                let r = r2 * r_inverse;
+                let (ia, sa) = born_integral(t, r, r_inverse, load(&g.own, a), load(&g.scaled, a + d));
+                let (ib, sb) = born_integral(t, r, r_inverse, load(&g.own, a + d), load(&g.scaled, a));
+                r2.store(&mut kept[kept_at(d, 0) + a..]);
+                counts(d, a, sa).store(&mut kept[kept_at(d, 2) + a..]);
+                counts(d, a, sb).store(&mut kept[kept_at(d, 3) + a..]);
+                counts(d, a, ia).store(&mut first[a..]);
+                counts(d, a, ib).store(&mut second[a..]);
+            }
+        }
+        if tables.born.is_some() {
+            extend(&mut second[..n + stride], n);
+            for b in (0..n).step_by(l) {
+                let sum = V::load(t, &first[b..]) + V::load(t, &second[b + n - d..]);
+                (V::load(t, &integral[b..]) + sum).store(&mut integral[b..]);
+            }
+        }
+    }
+
+    if let Some(g) = &tables.born {
+        for a in (0..n).step_by(l) {
+            let load = |table: &[V::Scalar]| V::load(t, &table[a..]);
+            let (b, slope) = born_radius(t, load(integral), load(&g.own), load(&g.radius), &g.rescaling);
+            let (force, e) = born_own(t, b, load(&g.self_energy), load(&g.surface), g.has_surface);
+            b.store(&mut born[a..]);
+            slope.store(&mut born_slope[a..]);
+            force.store(&mut born_force[a..]);
+            if ENERGY {
+                // Row 0 stands for "all atoms".
+                add_energy(energy, 0, a, e);
+            }
+        }
+        extend(born, n);
+        for d in 1..=tables.rows {
+            for a in (0..n).step_by(l) {
+                let pair = V::load(t, &g.pair[(d - 1) * tables.stride + a..]);
+                let r2 = V::load(t, &kept[kept_at(d, 0) + a..]);
+                let (s, through, e) = born_pair(t, r2, V::load(t, &born[a..]), V::load(t, &born[a + d..]), pair);
+                let direct = &mut kept[kept_at(d, 1) + a..];
+                (V::load(t, direct) + counts(d, a, s)).store(direct);
+                counts(d, a, through[0]).store(&mut first[a..]);
+                counts(d, a, through[1]).store(&mut second[a..]);
+                if ENERGY {
+                    add_energy(energy, d, a, e);
+                }
+            }
+            extend(&mut second[..n + stride], n);
+            for b in (0..n).step_by(l) {
+                let sum = V::load(t, &first[b..]) + V::load(t, &second[b + n - d..]);
+                (V::load(t, &born_force[b..]) + sum).store(&mut born_force[b..]);
+            }
+        }
+        for a in (0..n).step_by(l) {
+            (V::load(t, &born_force[a..]) * V::load(t, &born_slope[a..])).store(&mut born_force[a..]);
+        }
+        extend(born_force, n);
+    }
+
+    for d in 1..=tables.rows {
+        for a in (0..n).step_by(l) {
+            let load = |which: usize| V::load(t, &kept[kept_at(d, which) + a..]);
+            let mut s = load(1);
+            if tables.born.is_some() {
+                s = chain(s, V::load(t, &born_force[a..]), load(2), V::load(t, &born_force[a + d..]), load(3));
+            }
+            let delta = sub(position(a), position(a + d));
+            for k in 0..3 {
+                (s * delta[k]).store(&mut row[k * role + a..]);
+            }
+        }
+        for k in 0..3 {
+            let row = &mut row[k * role..(k + 1) * role];
+            extend(&mut row[..n + stride], n);
+            for b in (0..n).step_by(l) {
+                let sum = V::load(t, &row[b..]) - V::load(t, &row[b + n - d..]);
+                let f = &mut f[k * stride + b..];
+                (V::load(t, f) + sum).store(f);
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+use super::*;
+use scorefield_integrators::fused::Plan;
+use scorefield_integrators::{
+    Batch, Context, DType, Dynamics, DynamicsSpec, ForceProvider, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem, Want,
+};
+use std::sync::Arc;
+
+fn fixture(case: &str) -> (Mechanics, Vec<serde_json::Value>) {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/mechanics");
+    let text = std::fs::read_to_string(format!("{directory}/{case}.system.xml")).unwrap();
+    let reference = std::fs::read_to_string(format!("{directory}/{case}.reference.json")).unwrap();
+    (Mechanics::from_xml(&text, case).unwrap(), serde_json::from_str(&reference).unwrap())
+}
+
+fn numbers(v: &serde_json::Value) -> Vec<f64> {
+    v.as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap().iter().map(|x| x.as_f64().unwrap())).collect()
+}
+
+/// Energies `[B]` and forces `[A, 3]` of `frames` replicas.
+fn evaluate(m: &Mechanics, dtype: DType, frames: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
+    let mut provider = m.provider("test");
+    let mut system = System::particles("test", m.atoms(), 1.0);
+    system.masses = m.masses().to_vec();
+    let batch = Batch::uniform(Arc::new(system), frames.len(), 0).unwrap();
+    let state = State::at_rest(&batch, &frames.concat(), dtype).unwrap();
+    let mut out = Output::new(&batch, dtype, Want::ENERGY);
+    provider.prepare(&batch, dtype).unwrap();
+    provider
+        .evaluate(&Input { batch: &batch, positions: state.positions(), cells: None, clock: state.clock, want: Want::ENERGY }, &mut out)
+        .unwrap();
+    (out.energy.clone(), out.forces.to_f64())
+}
+
+fn relative(a: &[f64], b: &[f64]) -> f64 {
+    let square = |x: f64| x * x;
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
+    (difference / b.iter().map(|b| square(*b)).sum::<f64>()).sqrt()
+}
+
+const READABLE: [&str; 6] = ["aldp-obc", "aldp-vacuum", "aldp-amber14-obc1", "tetrapeptide-amber14-obc2", "aldp-amber14-obc2-no-surface", "torsions"];
+
+#[test]
+fn energies_and_forces_agree_with_openmm() {
+    for case in READABLE {
+        let (m, frames) = fixture(case);
+        for frame in &frames {
+            let x = numbers(&frame["positions_nm"]);
+            let reference = numbers(&frame["forces_kJ_mol_nm"]);
+            // Few replicas use lanes of atoms, many use lanes of replicas.
+            for replicas in [1, 16] {
+                let copies = vec![x.clone(); replicas];
+                let (e, f) = evaluate(&m, DType::F64, &copies);
+                let want = frame["energy_kJ_mol"].as_f64().unwrap();
+                assert!((e[0] - want).abs() <= 1e-6 * want.abs(), "{case}: {} {want}", e[0]);
+                let error = relative(&f[..x.len()], &reference);
+                assert!(error < 1e-6, "{case}: relative force error {error:.2e}");
+                // Single precision: 1e-4, except at a minimum, where forces cancel and what remains is the rounding of the
+                // coordinates themselves; there the kernel may add no more than that.
+                let (_, f32_forces) = evaluate(&m, DType::F32, &copies);
+                let rounded: Vec<f64> = x.iter().map(|&x| f64::from(x as f32)).collect();
+                let (_, exact_at_rounded) = evaluate(&m, DType::F64, std::slice::from_ref(&rounded));
+                let error = relative(&f32_forces[..x.len()], &reference);
+                let inherent = relative(&exact_at_rounded, &reference);
+                assert!(error < 1e-4_f64.max(3.0 * inherent), "{case} f32: relative force error {error:.2e}, of which input {inherent:.2e}");
+            }
+            for (name, part) in m.parts() {
+                let (e, _) = evaluate(&part, DType::F64, std::slice::from_ref(&x));
+                let components = frame["components"].as_object().unwrap();
+                let wanted: Vec<_> = components
+                    .iter()
+                    .filter(|(k, _)| k.ends_with(name) || (name == "GBSAOBCForce" && k.ends_with("CustomGBForce")))
+                    .map(|(_, v)| v.as_f64().unwrap())
+                    .collect();
+                assert_eq!(wanted.len(), 1, "{case}: {name}");
+                assert!((e[0] - wanted[0]).abs() <= 1e-6 * wanted[0].abs().max(1e-3), "{case} {name}: {} {}", e[0], wanted[0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn forces_are_gradients() {
+    for case in ["tetrapeptide-amber14-obc2", "torsions"] {
+        let (m, frames) = fixture(case);
+        let x = numbers(&frames[0]["positions_nm"]);
+        let (_, f) = evaluate(&m, DType::F64, std::slice::from_ref(&x));
+        let h = 1e-6;
+        let scale = f.iter().map(|f| f.abs()).fold(0.0, f64::max);
+        for k in (0..x.len()).step_by(7) {
+            let mut moved = [x.clone(), x.clone()];
+            moved[0][k] += h;
+            moved[1][k] -= h;
+            let (e, _) = evaluate(&m, DType::F64, &moved);
+            let slope = -(e[0] - e[1]) / (2.0 * h);
+            assert!((slope - f[k]).abs() < 1e-6 * scale.max(100.0), "{case} component {k}: {slope} {}", f[k]);
+        }
+    }
+}
+
+#[test]
+fn both_layouts_give_the_same_bits() {
+    for case in READABLE {
+        let (m, frames) = fixture(case);
+        let frames: Vec<_> = frames.iter().cycle().take(19).map(|f| numbers(&f["positions_nm"])).collect();
+        for dtype in [DType::F32, DType::F64] {
+            let (e, f) = evaluate(&m, dtype, &frames);
+            let n3 = frames[0].len();
+            for (b, x) in frames.iter().enumerate() {
+                let (e1, f1) = evaluate(&m, dtype, std::slice::from_ref(x));
+                assert_eq!(e[b].to_bits(), e1[0].to_bits(), "{case} {dtype} energy of replica {b}");
+                for (k, (a, b)) in f[b * n3..(b + 1) * n3].iter().zip(&f1).enumerate() {
+                    assert_eq!(a.to_bits(), b.to_bits(), "{case} {dtype} force {k}: {a} {b}");
+                }
+            }
+        }
+    }
+}
+
+/// Positions and velocities after `steps`, as bits.
+fn run(m: &Mechanics, spec: &DynamicsSpec, dtype: DType, x: &[f64], ids: &[u32], steps: &[u64], fused: bool) -> Vec<u64> {
+    let mut provider = m.provider("test");
+    let mut system = System::particles("test", m.atoms(), 1.0);
+    system.masses = m.masses().to_vec();
+    system.masses[3] = 0.0;
+    let batch = Batch::new(vec![Arc::new(system); ids.len()], ids.to_vec()).unwrap();
+    let mut state = State::at_rest(&batch, &x.repeat(ids.len()), dtype).unwrap();
+    state.kt.fill(2.5);
+    let noise = Noise::new(7);
+    scorefield_integrators::dynamics::draw_velocities(&batch, &mut state, noise, true);
+    let mut out = Output::new(&batch, dtype, Want::FORCES);
+    let mut dynamics = Dynamics::new(spec, UnitSystem::Si, true).unwrap();
+    if !fused {
+        dynamics = dynamics.plain();
+    }
+    let mut ctx = Context { batch: &batch, state: &mut state, provider: &mut provider, out: &mut out, noise };
+    dynamics.prepare(&mut ctx).unwrap();
+    for &k in steps {
+        dynamics.run(&mut ctx, k).unwrap();
+    }
+    assert_eq!(state.step, steps.iter().sum::<u64>());
+    let all = [state.phase.to_f64(), out.forces.to_f64()].concat();
+    assert!(all.iter().all(|x| x.is_finite()));
+    all.into_iter().map(f64::to_bits).collect()
+}
+
+#[test]
+fn fused_runs_equal_the_plain_loop_whatever_the_batch() {
+    let (m, frames) = fixture("aldp-obc");
+    let x = numbers(&frames[0]["positions_nm"]);
+    let (dt, friction) = (Quantity::new(1.0, "fs"), Quantity::new(5.0, "/ps"));
+    for name in DynamicsSpec::NAMES {
+        let dt = if name.starts_with("overdamped") { Quantity::new(0.01, "fs") } else { dt.clone() };
+        let spec = DynamicsSpec::named(name, dt, friction.clone()).unwrap();
+        for dtype in [DType::F32, DType::F64] {
+            let ids: Vec<u32> = (0..19).collect();
+            let whole = run(&m, &spec, dtype, &x, &ids, &[20], true);
+            assert_eq!(whole, run(&m, &spec, dtype, &x, &ids, &[1, 7, 12], false), "{name} {dtype}: plain loop");
+            assert_eq!(whole, run(&m, &spec, dtype, &x, &ids, &[13, 7], true), "{name} {dtype}: steps in parts");
+            // One replica alone, in lanes of atoms.
+            let alone = run(&m, &spec, dtype, &x, &[11], &[20], true);
+            let n3 = x.len();
+            for (part, offset) in [(0, 0), (1, 19 * n3), (2, 2 * 19 * n3)] {
+                let of_batch = &whole[offset + 11 * n3..offset + 12 * n3];
+                assert_eq!(of_batch, &alone[part * n3..(part + 1) * n3], "{name} {dtype}: alone, part {part}");
+            }
+        }
+    }
+}
+
+#[test]
+fn plans_are_data() {
+    let plan: Plan = DynamicsSpec::Verlet { dt: Quantity::new(2.0, "fs") }.plan(UnitSystem::Si, false).unwrap();
+    assert_eq!((plan.stages.len(), plan.dt), (4, 0.002));
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    for (case, part) in [
+        ("aldp-amber14-gbn2", "CustomGBForce"),
+        ("aldp-constraints-hbonds", "constraints"),
+        ("aldp-cutoff-nonperiodic", "CutoffNonPeriodic"),
+        ("custom-bond", "CustomBondForce"),
+        ("aldp-amber14-obc2-salt", "kappa"),
+        ("nonbonded-offsets", "offsets"),
+        ("virtual-site", "virtual site"),
+    ] {
+        let path = format!("{}/../tests/data/mechanics/{case}.system.xml", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let error = Mechanics::from_xml(&text, "file.xml").unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("line ") && error.starts_with("file.xml"), "{case}: {error}");
+    }
+}
+
