@@ -96,12 +96,17 @@ impl Noise {
             }
             k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
         }
-        let radius = |bits: &[u32; MAX_LANES]| (V::uniform(t, bits).ln() * V::lit(t, -2.0)).sqrt();
         let (sin, cos) = V::uniform(t, &c[1]).sin_cos_turns();
         let (_, cos_2) = V::uniform(t, &c[3]).sin_cos_turns();
-        let r = radius(&c[0]);
-        [r * cos, r * sin, radius(&c[2]) * cos_2]
+        let r = radius::<V>(t, &c[0]);
+        [r * cos, r * sin, radius::<V>(t, &c[2]) * cos_2]
     }
+}
+
+/// Box and Muller's radius.
+#[inline(always)]
+fn radius<V: Lanes>(t: V::Token, bits: &[u32; MAX_LANES]) -> V {
+    (V::uniform(t, bits).ln() * V::lit(t, -2.0)).sqrt()
 }
 
 #[inline(always)]

@@ -1,7 +1,9 @@
 //! Vectors of replicas (or of pairs, or of atoms): one trait over `f32` and `f64` and over instruction sets, so that a
 //! kernel is written once and the best version of it runs on any machine.
 //!
-//! A kernel is a function generic over [`Lanes`], marked `#[inline(always)]`, and entered through [`dispatch`]. Every lane
+//! A kernel is a function generic over [`Lanes`], marked `#[inline(always)]`, and entered through [`dispatch`]. It calls no
+//! closure and no `array::map` on vectors: those are functions of their own, compiled without the instruction set, in which
+//! every vector operation becomes a call. Every lane
 //! goes through the same correctly rounded operations whatever its neighbours hold, so a result does not depend on how
 //! work is laid out in lanes; it may depend on the instruction set (fused multiply-add or not).
 
@@ -91,8 +93,14 @@ pub trait Lanes:
     fn uniform(t: Self::Token, bits: &[u32; MAX_LANES]) -> Self;
     /// 1.5 · 2^(mantissa bits): adding it rounds to an integer.
     const MAGIC: f64;
-    /// Terms of the series of exp, ln/atanh and sin/cos that reach this type's precision.
+    /// Terms of the series of exp and sin/cos, and Newton steps, that reach this type's precision.
     const TERMS: Terms;
+    /// A hardware estimate of `1/√self` good to 14 bits, where there is one.
+    fn rsqrt_estimate(self) -> Option<Self>;
+    /// A hardware estimate of `1/self` good to 14 bits, where there is one.
+    fn recip_estimate(self) -> Option<Self>;
+    /// Coefficients of `(ln(1 + y) − y + y²/2)/y³` on [√½ − 1, √2 − 1], lowest first (Chebyshev fit in 50 digits).
+    const LN: &'static [f64];
     /// Coefficients of `asin(√z)/√z` on [0, ¼], lowest first (Chebyshev fit of the exact function in 40 digits).
     const ASIN: &'static [f64];
 
@@ -103,10 +111,44 @@ pub trait Lanes:
         (self + magic) - magic
     }
 
-    /// `1/√self`.
+    /// `1/√self` for positive normal numbers, to a few units of rounding: a hardware estimate with Newton steps where that is
+    /// faster than dividing.
     #[inline(always)]
     fn rsqrt(self) -> Self {
-        Self::lit(self.token(), 1.0) / self.sqrt()
+        match self.rsqrt_estimate() {
+            None => Self::lit(self.token(), 1.0) / self.sqrt(),
+            Some(estimate) => {
+                let t = self.token();
+                let half = self * Self::lit(t, -0.5);
+                let mut y = estimate;
+                let mut step = 0;
+                while step < Self::TERMS.newton {
+                    // y (3/2 − x y²/2)
+                    y = y * (half * y).mul_add(y, Self::lit(t, 1.5));
+                    step += 1;
+                }
+                y
+            }
+        }
+    }
+
+    /// `1/self` for normal numbers, to a few units of rounding; as [`Lanes::rsqrt`].
+    #[inline(always)]
+    fn recip(self) -> Self {
+        let t = self.token();
+        match self.recip_estimate() {
+            None => Self::lit(t, 1.0) / self,
+            Some(estimate) => {
+                let mut y = estimate;
+                let mut step = 0;
+                while step < Self::TERMS.newton {
+                    // y + y (1 − x y)
+                    y = y.mul_add((-self).mul_add(y, Self::lit(t, 1.0)), y);
+                    step += 1;
+                }
+                y
+            }
+        }
     }
 
     /// `e^self`, relative error a few units of rounding; saturates where the result would leave the normal numbers.
@@ -129,24 +171,22 @@ pub trait Lanes:
         p * shifted.exp2_of_magic()
     }
 
-    /// Natural logarithm of a positive normal number: `2 artanh((m − 1)/(m + 1)) + e ln 2`.
+    /// Natural logarithm of a positive normal number: with mantissa `1 + y`, `y − y²/2 + y³ q(y) + e ln 2`.
     #[inline(always)]
     fn ln(self) -> Self {
         let t = self.token();
         let (m, e) = self.split_exponent();
-        let one = Self::lit(t, 1.0);
-        let s = (m - one) / (m + one);
-        let z = s * s;
-        let mut k = Self::TERMS.atanh;
-        let mut p = Self::lit(t, 2.0 / (2 * k + 1) as f64);
-        while k > 1 {
+        let y = m - Self::lit(t, 1.0);
+        let mut k = Self::LN.len() - 1;
+        let mut q = Self::lit(t, Self::LN[k]);
+        while k > 0 {
             k -= 1;
-            p = p.mul_add(z, Self::lit(t, 2.0 / (2 * k + 1) as f64));
+            q = q.mul_add(y, Self::lit(t, Self::LN[k]));
         }
-        let tail = (p * z) * s;
-        let head = s + s;
+        let y2 = y * y;
+        let tail = (y * y2).mul_add(q, y2 * Self::lit(t, -0.5));
         let low = e.mul_add(Self::lit(t, 1.428_606_820_309_417e-6), tail);
-        e.mul_add(Self::lit(t, 0.693_145_751_953_125), head + low)
+        e.mul_add(Self::lit(t, 0.693_145_751_953_125), y + low)
     }
 
     /// Sine and cosine of `2π self` for `self` in [0, 1].
@@ -157,25 +197,16 @@ pub trait Lanes:
         let f = quarter.mul_add(Self::lit(t, -0.25), self);
         let a = f * Self::lit(t, 2.0 * std::f64::consts::PI);
         let z = a * a;
-        let series = |from: usize, terms: usize| {
-            let mut k = terms;
-            let mut p = Self::lit(t, alternating(k) * inverse_factorial(2 * k + from));
-            while k > 0 {
-                k -= 1;
-                p = p.mul_add(z, Self::lit(t, alternating(k) * inverse_factorial(2 * k + from)));
-            }
-            p
-        };
-        let s = series(1, Self::TERMS.sin) * a;
-        let c = series(0, Self::TERMS.cos);
+        let s = alternating_series(t, z, 1, Self::TERMS.sin) * a;
+        let c = alternating_series(t, z, 0, Self::TERMS.cos);
         // Quarter turns 0..4: (s, c), (c, −s), (−s, −c), (−c, s), (s, c).
-        let half = |x: f64| Self::lit(t, x);
-        let odd_1 = Self::and(t, half(0.5).lt(quarter), quarter.lt(half(1.5)));
-        let odd_3 = Self::and(t, half(2.5).lt(quarter), quarter.lt(half(3.5)));
+        let [h1, h3, h5, h7] = [Self::lit(t, 0.5), Self::lit(t, 1.5), Self::lit(t, 2.5), Self::lit(t, 3.5)];
+        let odd_1 = Self::and(t, h1.lt(quarter), quarter.lt(h3));
+        let odd_3 = Self::and(t, h5.lt(quarter), quarter.lt(h7));
         let swapped_s = Self::select(odd_3, c, Self::select(odd_1, c, s));
         let swapped_c = Self::select(odd_3, s, Self::select(odd_1, s, c));
-        let sin_negative = Self::and(t, half(1.5).lt(quarter), quarter.lt(half(3.5)));
-        let cos_negative = Self::and(t, half(0.5).lt(quarter), quarter.lt(half(2.5)));
+        let sin_negative = Self::and(t, h3.lt(quarter), quarter.lt(h7));
+        let cos_negative = Self::and(t, h1.lt(quarter), quarter.lt(h5));
         (Self::select(sin_negative, -swapped_s, swapped_s), Self::select(cos_negative, -swapped_c, swapped_c))
     }
 
@@ -204,17 +235,42 @@ pub trait Lanes:
     }
 }
 
+/// The AVX-512 token where `S` is that instruction set; decided at compile time.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn as_v4<S: Simd>(token: S) -> Option<pulp::x86::V4> {
+    if std::any::TypeId::of::<S>() == std::any::TypeId::of::<pulp::x86::V4>() {
+        // SAFETY: the types are the same.
+        Some(unsafe { std::mem::transmute_copy(&token) })
+    } else {
+        None
+    }
+}
+
+/// `Σₖ (−1)ᵏ zᵏ / (2k + from)!`, k up to `terms`: sine over its argument (`from` 1) or cosine (`from` 0) of √z.
+#[inline(always)]
+fn alternating_series<V: Lanes>(t: V::Token, z: V, from: usize, terms: usize) -> V {
+    let mut k = terms;
+    let mut p = V::lit(t, alternating(k) * inverse_factorial(2 * k + from));
+    while k > 0 {
+        k -= 1;
+        p = p.mul_add(z, V::lit(t, alternating(k) * inverse_factorial(2 * k + from)));
+    }
+    p
+}
+
 /// How many terms of each series a precision needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     exp: usize,
     exp_min: f64,
     exp_max: f64,
-    atanh: usize,
+    newton: usize,
     sin: usize,
     cos: usize,
 }
 
+#[inline(always)]
 const fn inverse_factorial(n: usize) -> f64 {
     let mut f = 1.0;
     let mut k = 2;
@@ -225,6 +281,7 @@ const fn inverse_factorial(n: usize) -> f64 {
     1.0 / f
 }
 
+#[inline(always)]
 const fn alternating(k: usize) -> f64 {
     if k.is_multiple_of(2) { 1.0 } else { -1.0 }
 }
@@ -374,15 +431,45 @@ impl<S: Simd> Lanes for F32<S> {
         and_m32s
     );
     const MAGIC: f64 = 12_582_912.0;
-    const TERMS: Terms = Terms { exp: 7, exp_min: -87.0, exp_max: 88.0, atanh: 5, sin: 4, cos: 4 };
+    const TERMS: Terms = Terms { exp: 7, exp_min: -87.0, exp_max: 88.0, newton: 1, sin: 4, cos: 4 };
     const ASIN: &'static [f64] = &[
-        0.999_999_995_983_738_04,
-        0.166_667_820_057_753_38,
-        0.074_946_966_874_239_72,
-        0.045_520_635_631_714_57,
-        0.023_993_999_653_647_59,
-        0.042_417_373_759_799_84,
+        0.999999995983738,
+        0.16666782005775338,
+        0.07494696687423973,
+        0.04552063563171457,
+        0.02399399965364759,
+        0.04241737375979984,
     ];
+    const LN: &'static [f64] = &[
+        0.33333330728190674,
+        -0.25000306422569796,
+        0.2000104509416068,
+        -0.16641281463106394,
+        0.14214495923947962,
+        -0.1299818376365153,
+        0.12622319849228375,
+        -0.0790274377239344,
+    ];
+
+    #[inline(always)]
+    fn rsqrt_estimate(self) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v4) = as_v4(self.0) {
+            let x = pulp::bytemuck::cast(self.1);
+            return Some(F32(self.0, pulp::bytemuck::cast(v4.avx512f._mm512_rsqrt14_ps(x))));
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn recip_estimate(self) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v4) = as_v4(self.0) {
+            let x = pulp::bytemuck::cast(self.1);
+            return Some(F32(self.0, pulp::bytemuck::cast(v4.avx512f._mm512_rcp14_ps(x))));
+        }
+        None
+    }
 
     #[inline(always)]
     fn exp2_of_magic(self) -> Self {
@@ -432,22 +519,62 @@ impl<S: Simd> Lanes for F64<S> {
         and_m64s
     );
     const MAGIC: f64 = 6_755_399_441_055_744.0;
-    const TERMS: Terms = Terms { exp: 13, exp_min: -708.0, exp_max: 709.0, atanh: 11, sin: 8, cos: 8 };
+    const TERMS: Terms = Terms { exp: 13, exp_min: -708.0, exp_max: 709.0, newton: 2, sin: 8, cos: 8 };
     const ASIN: &'static [f64] = &[
         1.0,
-        0.166_666_666_666_649_412,
-        0.075_000_000_003_852_016_7,
-        0.044_642_856_805_998_938_4,
-        0.030_381_959_697_685_138_2,
-        0.022_371_749_733_164_053_4,
-        0.017_359_779_641_349_980_1,
-        0.013_884_842_826_402_080_8,
-        0.012_170_138_592_391_726_3,
-        0.006_529_302_004_736_569_28,
-        0.019_513_468_251_252_168,
-        -0.016_187_392_271_599_133_2,
-        0.031_879_621_400_812_839_4,
+        0.16666666666664942,
+        0.07500000000385201,
+        0.044642856805998936,
+        0.03038195969768514,
+        0.022371749733164054,
+        0.01735977964134998,
+        0.013884842826402082,
+        0.012170138592391726,
+        0.0065293020047365695,
+        0.019513468251252167,
+        -0.016187392271599134,
+        0.03187962140081284,
     ];
+    const LN: &'static [f64] = &[
+        0.33333333333333176,
+        -0.2499999999999954,
+        0.20000000000210874,
+        -0.16666666667111316,
+        0.14285714239843317,
+        -0.12499999892217775,
+        0.1111111487790673,
+        -0.10000010390984712,
+        0.09090760495391416,
+        -0.08332845479787004,
+        0.07695322356967071,
+        -0.07155040391259702,
+        0.06637758835906711,
+        -0.060867462424881856,
+        0.059358470292036815,
+        -0.06620199721841333,
+        0.06277673141257632,
+        -0.02926977065702344,
+    ];
+
+    #[inline(always)]
+    fn rsqrt_estimate(self) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v4) = as_v4(self.0) {
+            let x = pulp::bytemuck::cast(self.1);
+            return Some(F64(self.0, pulp::bytemuck::cast(v4.avx512f._mm512_rsqrt14_pd(x))));
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn recip_estimate(self) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v4) = as_v4(self.0) {
+            let x = pulp::bytemuck::cast(self.1);
+            return Some(F64(self.0, pulp::bytemuck::cast(v4.avx512f._mm512_rcp14_pd(x))));
+        }
+        None
+    }
 
     #[inline(always)]
     fn exp2_of_magic(self) -> Self {
@@ -755,6 +882,14 @@ mod tests {
                 [x.acos(); 2]
             }
         }
+        #[derive(Clone, Copy)]
+        struct Roots;
+        impl LaneFn for Roots {
+            fn call<V: Lanes>(&self, x: V) -> [V; 2] {
+                [x.rsqrt(), x.recip()]
+            }
+        }
+        check(Roots, 1e-6, 1e3, |x| [1.0 / x.sqrt(), 1.0 / x], 2.0);
         check(Exp, -80.0, 80.0, |x| [x.exp(); 2], 4.0);
         check(Ln, 1e-6, 50.0, |x| [x.ln(); 2], 3.0);
         check(SinCos, 0.0, 1.0, |x| [(std::f64::consts::TAU * x).sin(), (std::f64::consts::TAU * x).cos()], 4.0);

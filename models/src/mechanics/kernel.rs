@@ -6,7 +6,7 @@
 
 use super::model::Mechanics;
 use super::terms::{
-    MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integral, born_pair, born_radius, lennard_jones_coulomb, sub, torsion,
+    MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integrals, born_pair, born_radius, lennard_jones_coulomb, sub, torsion,
 };
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::{Lanes, MAX_LANES};
@@ -260,35 +260,37 @@ fn add_to<V: Lanes>(f: &mut [V], i: usize, df: Vec3<V>) {
 #[inline(always)]
 fn bonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scalar>, x: &[V], f: &mut [V], energy: &mut V) {
     for (atoms, p) in tables.bonds.atoms.iter().zip(tables.bonds.parameters.chunks_exact(2)) {
-        let atoms = atoms.map(|i| i as usize);
-        let (df, e) = bond(t, atoms.map(|i| atom(x, i)), V::splat(t, p[0]), V::splat(t, p[1]));
-        add_to(f, atoms[0], df[0]);
-        add_to(f, atoms[1], df[1]);
+        let [i, j] = [atoms[0] as usize, atoms[1] as usize];
+        let (df, e) = bond(t, [atom(x, i), atom(x, j)], V::splat(t, p[0]), V::splat(t, p[1]));
+        add_to(f, i, df[0]);
+        add_to(f, j, df[1]);
         if ENERGY {
             *energy += e;
         }
     }
     for (atoms, p) in tables.angles.atoms.iter().zip(tables.angles.parameters.chunks_exact(2)) {
-        let atoms = atoms.map(|i| i as usize);
-        let (df, e) = angle(t, atoms.map(|i| atom(x, i)), V::splat(t, p[0]), V::splat(t, p[1]));
-        for (i, df) in atoms.into_iter().zip(df) {
-            add_to(f, i, df);
-        }
+        let [i, j, k] = [atoms[0] as usize, atoms[1] as usize, atoms[2] as usize];
+        let (df, e) = angle(t, [atom(x, i), atom(x, j), atom(x, k)], V::splat(t, p[0]), V::splat(t, p[1]));
+        add_to(f, i, df[0]);
+        add_to(f, j, df[1]);
+        add_to(f, k, df[2]);
         if ENERGY {
             *energy += e;
         }
     }
     let [np, nr] = tables.torsion_powers;
     for (atoms, p) in tables.torsions.atoms.iter().zip(tables.torsions.parameters.chunks_exact(tables.torsions.width)) {
-        let atoms = atoms.map(|i| i as usize);
+        let [i, j, k, l] = [atoms[0] as usize, atoms[1] as usize, atoms[2] as usize, atoms[3] as usize];
         let mut coefficients = [V::zero(t); 2 * MAX_PERIODICITY + 1];
         for (c, &p) in coefficients.iter_mut().zip(p) {
             *c = V::splat(t, p);
         }
-        let (df, e) = torsion(t, atoms.map(|i| atom(x, i)), &coefficients[..np], &coefficients[np..np + nr]);
-        for (i, df) in atoms.into_iter().zip(df) {
-            add_to(f, i, df);
-        }
+        let positions = [atom(x, i), atom(x, j), atom(x, k), atom(x, l)];
+        let (df, e) = torsion(t, positions, &coefficients[..np], &coefficients[np..np + nr]);
+        add_to(f, i, df[0]);
+        add_to(f, j, df[1]);
+        add_to(f, k, df[2]);
+        add_to(f, l, df[3]);
         if ENERGY {
             *energy += e;
         }
@@ -337,8 +339,9 @@ fn nonbonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scala
             keep[1] = direct;
             if let Some(g) = &tables.born {
                 let r = r2 * r_inverse;
-                let (ia, sa) = born_integral(t, r, r_inverse, V::splat(t, g.own[a]), V::splat(t, g.scaled[b]));
-                let (ib, sb) = born_integral(t, r, r_inverse, V::splat(t, g.own[b]), V::splat(t, g.scaled[a]));
+                let own = [V::splat(t, g.own[a]), V::splat(t, g.own[b])];
+                let scaled = [V::splat(t, g.scaled[a]), V::splat(t, g.scaled[b])];
+                let ([ia, ib], [sa, sb]) = born_integrals(t, r, r_inverse, own, scaled);
                 keep[0] = r2;
                 keep[2] = sa;
                 keep[3] = sb;
@@ -445,16 +448,46 @@ fn chain<V: Lanes>(s: V, force_a: V, slope_a: V, force_b: V, slope_b: V) -> V {
 
 // ---- lanes of atoms ------------------------------------------------------------------------------------------------
 
+/// One kind of bonded term over lanes. A trait, not a closure: see the module documentation of `simd`.
+trait Interaction<const ATOMS: usize>: Copy {
+    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; ATOMS], p: &[V]) -> ([Vec3<V>; ATOMS], V);
+}
+#[derive(Clone, Copy)]
+struct BondTerm;
+impl Interaction<2> for BondTerm {
+    #[inline(always)]
+    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; 2], p: &[V]) -> ([Vec3<V>; 2], V) {
+        bond(t, x, p[0], p[1])
+    }
+}
+#[derive(Clone, Copy)]
+struct AngleTerm;
+impl Interaction<3> for AngleTerm {
+    #[inline(always)]
+    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; 3], p: &[V]) -> ([Vec3<V>; 3], V) {
+        angle(t, x, p[0], p[1])
+    }
+}
+#[derive(Clone, Copy)]
+struct TorsionTerm([usize; 2]);
+impl Interaction<4> for TorsionTerm {
+    #[inline(always)]
+    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; 4], p: &[V]) -> ([Vec3<V>; 4], V) {
+        let [np, nr] = self.0;
+        torsion(t, x, &p[..np], &p[np..np + nr])
+    }
+}
+
 /// Applies one kind of bonded term to lanes of terms: coordinates are gathered, forces added term by term in order.
 #[inline(always)]
-fn for_terms<V: Lanes, const ATOMS: usize, const ENERGY: bool>(
+fn for_terms<V: Lanes, I: Interaction<ATOMS>, const ATOMS: usize, const ENERGY: bool>(
     t: V::Token,
     terms: &Terms<V::Scalar, ATOMS>,
+    interaction: I,
     x: &[V::Scalar],
     f: &mut [V::Scalar],
     stride: usize,
     energy: &mut V::Scalar,
-    evaluate: impl Fn([Vec3<V>; ATOMS], &[V]) -> ([Vec3<V>; ATOMS], V),
 ) {
     let width = terms.width;
     for (block, atoms) in terms.atoms.chunks(V::LANES).enumerate() {
@@ -477,10 +510,16 @@ fn for_terms<V: Lanes, const ATOMS: usize, const ENERGY: bool>(
         for (p, lanes) in p[..width].iter_mut().zip(&parameter) {
             *p = V::load(t, lanes);
         }
-        let (df, e) = evaluate(position.map(|atom| atom.map(|axis| V::load(t, &axis))), &p);
-        for (lanes, df) in position.iter_mut().zip(df) {
-            for (axis, df) in lanes.iter_mut().zip(df) {
-                df.store(axis);
+        let mut at = [[V::zero(t); 3]; ATOMS];
+        for m in 0..ATOMS {
+            for k in 0..3 {
+                at[m][k] = V::load(t, &position[m][k]);
+            }
+        }
+        let (df, e) = interaction.evaluate(t, at, &p);
+        for m in 0..ATOMS {
+            for k in 0..3 {
+                df[m][k].store(&mut position[m][k]);
             }
         }
         let mut energies = [V::Scalar::default(); MAX_LANES];
@@ -509,10 +548,9 @@ fn bonded_one<V: Lanes, const ENERGY: bool>(
     stride: usize,
     energy: &mut V::Scalar,
 ) {
-    for_terms::<V, 2, ENERGY>(t, &tables.bonds, x, f, stride, energy, |x, p| bond(t, x, p[0], p[1]));
-    for_terms::<V, 3, ENERGY>(t, &tables.angles, x, f, stride, energy, |x, p| angle(t, x, p[0], p[1]));
-    let [np, nr] = tables.torsion_powers;
-    for_terms::<V, 4, ENERGY>(t, &tables.torsions, x, f, stride, energy, |x, p| torsion(t, x, &p[..np], &p[np..np + nr]));
+    for_terms::<V, _, 2, ENERGY>(t, &tables.bonds, BondTerm, x, f, stride, energy);
+    for_terms::<V, _, 3, ENERGY>(t, &tables.angles, AngleTerm, x, f, stride, energy);
+    for_terms::<V, _, 4, ENERGY>(t, &tables.torsions, TorsionTerm(tables.torsion_powers), x, f, stride, energy);
 }
 
 /// Fills `row[n..]` cyclically with `row[..n]`.
@@ -555,107 +593,122 @@ fn nonbonded_one<V: Lanes, const ENERGY: bool>(
         c[..n].copy_from_slice(&x[k * stride..k * stride + n]);
         extend(c, n);
     }
-    let position = |a: usize| [0, 1, 2].map(|k| V::load(t, &coordinates[k * extended + a..]));
     integral.fill(V::Scalar::default());
+    // Macros, not closures: see the module documentation of `simd`.
+    macro_rules! load {
+        ($array:expr, $at:expr) => {
+            V::load(t, &$array[$at..])
+        };
+    }
+    macro_rules! position {
+        ($a:expr) => {
+            [load!(coordinates, $a), load!(coordinates, extended + $a), load!(coordinates, 2 * extended + $a)]
+        };
+    }
     // Where the last row holds each pair twice, its second half counts nothing.
-    let counts = |d: usize, a: usize, v: V| {
-        if 2 * d == n { V::select(zero.lt(V::load(t, &tables.first_half[a..])), v, zero) } else { v }
-    };
+    macro_rules! counts {
+        ($d:expr, $a:expr, $v:expr) => {
+            if 2 * $d == n { V::select(zero.lt(load!(tables.first_half, $a)), $v, zero) } else { $v }
+        };
+    }
     // Energies are added pair by pair in the order of rows, as in the other layout.
-    let add_energy = |energy: &mut V::Scalar, d: usize, a: usize, e: V| {
-        let mut lanes = [V::Scalar::default(); MAX_LANES];
-        e.store(&mut lanes);
-        for &e in &lanes[..l.min(row_length(n, d).saturating_sub(a))] {
-            *energy += e;
-        }
-    };
-    // Kept arrays of row d begin at `kept_at(d, which)`.
-    let kept_at = |d: usize, which: usize| ((d - 1) * KEPT + which) * stride;
+    macro_rules! add_energy {
+        ($d:expr, $a:expr, $e:expr) => {
+            let mut lanes = [V::Scalar::default(); MAX_LANES];
+            $e.store(&mut lanes);
+            for &e in &lanes[..l.min(row_length(n, $d).saturating_sub($a))] {
+                *energy += e;
+            }
+        };
+    }
+    // Kept arrays of row d begin here.
+    macro_rules! kept_at {
+        ($d:expr, $which:expr) => {
+            (($d - 1) * KEPT + $which) * stride
+        };
+    }
 
     for d in 1..=tables.rows {
         for a in (0..n).step_by(l) {
-            let delta = sub(position(a), position(a + d));
+            let delta = sub(position!(a), position!(a + d));
             let r2 = super::terms::dot(delta, delta);
             let r_inverse = r2.rsqrt();
             let at = (d - 1) * tables.stride + a;
             let mut direct = zero;
             if let Some(p) = &tables.pairs {
-                let load = |table: &[V::Scalar]| V::load(t, &table[at..]);
-                let (s, e) = lennard_jones_coulomb(t, r_inverse, load(&p.qq), load(&p.c6), load(&p.c12));
-                direct = counts(d, a, s);
+                let (s, e) = lennard_jones_coulomb(t, r_inverse, load!(p.qq, at), load!(p.c6, at), load!(p.c12, at));
+                direct = counts!(d, a, s);
                 if ENERGY {
-                    add_energy(energy, d, a, e);
+                    add_energy!(d, a, e);
                 }
             }
-            direct.store(&mut kept[kept_at(d, 1) + a..]);
+            direct.store(&mut kept[kept_at!(d, 1) + a..]);
             if let Some(g) = &tables.born {
-                let load = |table: &[V::Scalar], a: usize| V::load(t, &table[a..]);
                 let r = r2 * r_inverse;
-                let (ia, sa) = born_integral(t, r, r_inverse, load(&g.own, a), load(&g.scaled, a + d));
-                let (ib, sb) = born_integral(t, r, r_inverse, load(&g.own, a + d), load(&g.scaled, a));
-                r2.store(&mut kept[kept_at(d, 0) + a..]);
-                counts(d, a, sa).store(&mut kept[kept_at(d, 2) + a..]);
-                counts(d, a, sb).store(&mut kept[kept_at(d, 3) + a..]);
-                counts(d, a, ia).store(&mut first[a..]);
-                counts(d, a, ib).store(&mut second[a..]);
+                let own = [load!(g.own, a), load!(g.own, a + d)];
+                let scaled = [load!(g.scaled, a), load!(g.scaled, a + d)];
+                let ([ia, ib], [sa, sb]) = born_integrals(t, r, r_inverse, own, scaled);
+                r2.store(&mut kept[kept_at!(d, 0) + a..]);
+                counts!(d, a, sa).store(&mut kept[kept_at!(d, 2) + a..]);
+                counts!(d, a, sb).store(&mut kept[kept_at!(d, 3) + a..]);
+                counts!(d, a, ia).store(&mut first[a..]);
+                counts!(d, a, ib).store(&mut second[a..]);
             }
         }
         if tables.born.is_some() {
             extend(&mut second[..n + stride], n);
             for b in (0..n).step_by(l) {
-                let sum = V::load(t, &first[b..]) + V::load(t, &second[b + n - d..]);
-                (V::load(t, &integral[b..]) + sum).store(&mut integral[b..]);
+                let sum = load!(first, b) + load!(second, b + n - d);
+                (load!(integral, b) + sum).store(&mut integral[b..]);
             }
         }
     }
 
     if let Some(g) = &tables.born {
         for a in (0..n).step_by(l) {
-            let load = |table: &[V::Scalar]| V::load(t, &table[a..]);
-            let (b, slope) = born_radius(t, load(integral), load(&g.own), load(&g.radius), &g.rescaling);
-            let (force, e) = born_own(t, b, load(&g.self_energy), load(&g.surface), g.has_surface);
+            let (b, slope) = born_radius(t, load!(integral, a), load!(g.own, a), load!(g.radius, a), &g.rescaling);
+            let (force, e) = born_own(t, b, load!(g.self_energy, a), load!(g.surface, a), g.has_surface);
             b.store(&mut born[a..]);
             slope.store(&mut born_slope[a..]);
             force.store(&mut born_force[a..]);
             if ENERGY {
                 // Row 0 stands for "all atoms".
-                add_energy(energy, 0, a, e);
+                add_energy!(0, a, e);
             }
         }
         extend(born, n);
         for d in 1..=tables.rows {
             for a in (0..n).step_by(l) {
-                let pair = V::load(t, &g.pair[(d - 1) * tables.stride + a..]);
-                let r2 = V::load(t, &kept[kept_at(d, 0) + a..]);
-                let (s, through, e) = born_pair(t, r2, V::load(t, &born[a..]), V::load(t, &born[a + d..]), pair);
-                let direct = &mut kept[kept_at(d, 1) + a..];
-                (V::load(t, direct) + counts(d, a, s)).store(direct);
-                counts(d, a, through[0]).store(&mut first[a..]);
-                counts(d, a, through[1]).store(&mut second[a..]);
+                let pair = load!(g.pair, (d - 1) * tables.stride + a);
+                let r2 = load!(kept, kept_at!(d, 0) + a);
+                let (s, through, e) = born_pair(t, r2, load!(born, a), load!(born, a + d), pair);
+                let direct = &mut kept[kept_at!(d, 1) + a..];
+                (V::load(t, direct) + counts!(d, a, s)).store(direct);
+                counts!(d, a, through[0]).store(&mut first[a..]);
+                counts!(d, a, through[1]).store(&mut second[a..]);
                 if ENERGY {
-                    add_energy(energy, d, a, e);
+                    add_energy!(d, a, e);
                 }
             }
             extend(&mut second[..n + stride], n);
             for b in (0..n).step_by(l) {
-                let sum = V::load(t, &first[b..]) + V::load(t, &second[b + n - d..]);
-                (V::load(t, &born_force[b..]) + sum).store(&mut born_force[b..]);
+                let sum = load!(first, b) + load!(second, b + n - d);
+                (load!(born_force, b) + sum).store(&mut born_force[b..]);
             }
         }
         for a in (0..n).step_by(l) {
-            (V::load(t, &born_force[a..]) * V::load(t, &born_slope[a..])).store(&mut born_force[a..]);
+            (load!(born_force, a) * load!(born_slope, a)).store(&mut born_force[a..]);
         }
         extend(born_force, n);
     }
 
     for d in 1..=tables.rows {
         for a in (0..n).step_by(l) {
-            let load = |which: usize| V::load(t, &kept[kept_at(d, which) + a..]);
-            let mut s = load(1);
+            let mut s = load!(kept, kept_at!(d, 1) + a);
             if tables.born.is_some() {
-                s = chain(s, V::load(t, &born_force[a..]), load(2), V::load(t, &born_force[a + d..]), load(3));
+                s = chain(s, load!(born_force, a), load!(kept, kept_at!(d, 2) + a), load!(born_force, a + d), load!(kept, kept_at!(d, 3) + a));
             }
-            let delta = sub(position(a), position(a + d));
+            let delta = sub(position!(a), position!(a + d));
             for k in 0..3 {
                 (s * delta[k]).store(&mut row[k * role + a..]);
             }
@@ -664,7 +717,7 @@ fn nonbonded_one<V: Lanes, const ENERGY: bool>(
             let row = &mut row[k * role..(k + 1) * role];
             extend(&mut row[..n + stride], n);
             for b in (0..n).step_by(l) {
-                let sum = V::load(t, &row[b..]) - V::load(t, &row[b + n - d..]);
+                let sum = load!(row, b) - load!(row, b + n - d);
                 let f = &mut f[k * stride + b..];
                 (V::load(t, f) + sum).store(f);
             }

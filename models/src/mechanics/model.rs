@@ -56,7 +56,7 @@ pub(super) struct Nonbonded {
 
 impl Nonbonded {
     /// `[qq, c₆, c₁₂]` of every ordered pair `[N, N]`, for `E = c₁₂ r⁻¹² − c₆ r⁻⁶ + qq r⁻¹`.
-    pub fn pair_parameters(&self) -> Vec<[f64; 3]> {
+    pub(super) fn pair_parameters(&self) -> Vec<[f64; 3]> {
         let n = self.particles.len();
         let parameters = |qq: f64, sigma: f64, epsilon: f64| {
             let s6 = sigma.powi(6);

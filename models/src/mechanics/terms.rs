@@ -70,14 +70,14 @@ pub(super) const MAX_PERIODICITY: usize = 6;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct TorsionSeries {
     /// Coefficients of P, lowest power first.
-    pub p: [f64; MAX_PERIODICITY + 1],
+    pub(super) p: [f64; MAX_PERIODICITY + 1],
     /// Coefficients of R, lowest power first.
-    pub r: [f64; MAX_PERIODICITY],
+    pub(super) r: [f64; MAX_PERIODICITY],
 }
 
 impl TorsionSeries {
     /// Adds `k (1 + cos(n φ − φ₀))`.
-    pub fn add(&mut self, k: f64, n: usize, phase: f64) {
+    pub(super) fn add(&mut self, k: f64, n: usize, phase: f64) {
         // A phase of π is written with a dozen digits; its sine is meant to be zero.
         let (mut sin, cos) = phase.sin_cos();
         if sin.abs() < 1e-9 {
@@ -106,6 +106,20 @@ impl TorsionSeries {
     }
 }
 
+/// A polynomial and its derivative, coefficients lowest first.
+#[inline(always)]
+fn horner<V: Lanes>(t: V::Token, coefficients: &[V], c: V) -> (V, V) {
+    let mut k = coefficients.len() - 1;
+    let mut value = coefficients[k];
+    let mut slope = V::zero(t);
+    while k > 0 {
+        k -= 1;
+        slope = slope.mul_add(c, value);
+        value = value.mul_add(c, coefficients[k]);
+    }
+    (value, slope)
+}
+
 /// `P(cos φ) + sin φ R(cos φ)`: forces on the four atoms and energy. `p` and `r` yield coefficients, lowest first; an empty
 /// `r` means zero.
 ///
@@ -122,20 +136,10 @@ pub(super) fn torsion<V: Lanes>(t: V::Token, x: [Vec3<V>; 4], p: &[V], r: &[V]) 
     let b2_length = b22 * b2_inverse;
     let c = dot(m, n) * mn_inverse;
     let s = b2_length * dot(b1, n) * mn_inverse;
-    // Horner for P and its derivative at once.
-    let horner = |coefficients: &[V]| {
-        let mut value = coefficients[coefficients.len() - 1];
-        let mut slope = V::zero(t);
-        for &k in coefficients[..coefficients.len() - 1].iter().rev() {
-            slope = slope.mul_add(c, value);
-            value = value.mul_add(c, k);
-        }
-        (value, slope)
-    };
-    let (mut energy, slope) = horner(p);
+    let (mut energy, slope) = horner(t, p, c);
     let mut torque = -(s * slope);
     if !r.is_empty() {
-        let (value, slope) = horner(r);
+        let (value, slope) = horner(t, r, c);
         energy = s.mul_add(value, energy);
         torque += c * value - s * s * slope;
     }
@@ -164,29 +168,36 @@ pub(super) fn lennard_jones_coulomb<V: Lanes>(t: V::Token, r_inverse: V, qq: V, 
     (slope * r2_inverse, repulsion - attraction + coulomb)
 }
 
-/// Born integral of atom `i` over the sphere of atom `j`, Hawkins–Cramer–Truhlar's pairwise descreening, and its derivative
-/// divided by r. `own` is i's radius less the offset, `other` is j's scaled radius.
+/// Born integrals of two atoms over each other's spheres, Hawkins, Cramer and Truhlar's pairwise descreening, and their
+/// derivatives divided by r: `([I_ab, I_ba], [I_ab'/r, I_ba'/r])`. `own` are radii less the offset, `scaled` scaled radii.
 ///
 /// With `U = r + s`, `L = max(own, |r − s|)`:
-/// `I = ½ [1/L − 1/U + ¼ (r − s²/r)(1/U² − 1/L²) + ½ ln(L/U)/r]`, plus `1/own − 1/L` where i lies inside j. The derivatives
-/// through U and L cancel.
+/// `I = ½ [1/L − 1/U + ¼ (r − s²/r)(1/U² − 1/L²) + ½ ln(L/U)/r]`, plus `1/own − 1/L` where the atom lies inside the other.
+/// The derivatives through U and L cancel.
 #[inline(always)]
-pub(super) fn born_integral<V: Lanes>(t: V::Token, r: V, r_inverse: V, own: V, other: V) -> (V, V) {
+pub(super) fn born_integrals<V: Lanes>(t: V::Token, r: V, r_inverse: V, own: [V; 2], scaled: [V; 2]) -> ([V; 2], [V; 2]) {
+    let (ua, ub) = (r + scaled[1], r + scaled[0]);
+    let (la, lb) = (own[0].max((r - scaled[1]).abs()), own[1].max((r - scaled[0]).abs()));
+    let (lua, lub) = (la * ua, lb * ub);
+    // One division for all four reciprocals.
+    let inverse = (lua * lub).recip();
+    let a = born_integral(t, r, r_inverse, own[0], scaled[1], la, ua, inverse * lub);
+    let b = born_integral(t, r, r_inverse, own[1], scaled[0], lb, ub, inverse * lua);
+    ([a.0, b.0], [a.1, b.1])
+}
+
+#[inline(always)]
+fn born_integral<V: Lanes>(t: V::Token, r: V, r_inverse: V, own: V, scaled: V, l: V, u: V, lu_inverse: V) -> (V, V) {
     let (half, quarter) = (V::lit(t, 0.5), V::lit(t, 0.25));
-    let u = r + other;
-    let d = r - other;
-    let l = own.max(d.abs());
-    // One division for both reciprocals.
-    let lu_inverse = V::lit(t, 1.0) / (l * u);
     let (l_inverse, u_inverse) = (u * lu_inverse, l * lu_inverse);
-    let difference = u_inverse * u_inverse - l_inverse * l_inverse;
-    let log = (l * u_inverse).ln() * r_inverse;
-    let s2_r = other * other * r_inverse;
-    let sum = (l_inverse - u_inverse) + (quarter * (r - s2_r)).mul_add(difference, half * log);
-    let inside = own.lt(-d);
-    let engulfed = V::select(inside, V::lit(t, 1.0) / own - l_inverse, V::zero(t));
+    let difference = u_inverse.mul_add(u_inverse, -(l_inverse * l_inverse));
+    let half_log = (l * u_inverse).ln() * r_inverse * half;
+    let s2_r = scaled * scaled * r_inverse;
+    let sum = (l_inverse - u_inverse) + (quarter * (r - s2_r)).mul_add(difference, half_log);
+    // Where the atom is engulfed L = s − r, so 1/own − 1/L is added; rare, but smooth energies need it.
+    let engulfed = V::select(own.lt(scaled - r), V::lit(t, 1.0) / own - l_inverse, V::zero(t));
     let integral = half.mul_add(sum, engulfed);
-    let slope = half * (quarter * s2_r.mul_add(r_inverse, V::lit(t, 1.0))).mul_add(difference, -(half * log * r_inverse));
+    let slope = half * (quarter * s2_r.mul_add(r_inverse, V::lit(t, 1.0))).mul_add(difference, -(half_log * r_inverse));
     let reaches = own.lt(u);
     let zero = V::zero(t);
     (V::select(reaches, integral, zero), V::select(reaches, slope * r_inverse, zero))
@@ -220,7 +231,7 @@ pub(super) fn born_pair<V: Lanes>(t: V::Token, r2: V, bi: V, bj: V, g: V) -> (V,
     let one = V::lit(t, 1.0);
     let quarter = V::lit(t, 0.25);
     let product = bi * bj;
-    let exponent = quarter * r2 / product;
+    let exponent = quarter * r2 * product.recip();
     let e = (-exponent).exp();
     let f_inverse = product.mul_add(e, r2).rsqrt();
     let energy = g * f_inverse;
