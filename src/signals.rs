@@ -31,6 +31,11 @@ impl Interrupt {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// The flag itself, for loops that know only flags.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.0
+    }
+
     /// True where the run should end.
     pub fn requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)

@@ -1,6 +1,13 @@
 //! The command line: one file per command, each with its `Args` and a `run(args, runtime)`. A new command is a file here,
 //! one arm of [`Command`] and one line in [`dispatch`].
 
+mod convert;
+mod evaluate;
+mod info;
+mod input;
+mod models;
+mod relax;
+
 use crate::config::{self, Global};
 use crate::error::Error;
 use anyhow::{Context, Result};
@@ -25,7 +32,13 @@ struct Cli {
 
 /// What to do.
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Evaluate(evaluate::EvaluateFlags),
+    Relax(relax::RelaxFlags),
+    Models(models::ModelsFlags),
+    Info(info::InfoFlags),
+    Convert(convert::ConvertFlags),
+}
 
 /// How a command ended, where it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,10 +155,15 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn dispatch(cli: Cli) -> Result<Outcome> {
-    match cli.command {}
+    match cli.command {
+        Command::Evaluate(flags) => start(flags, cli.global, evaluate::run),
+        Command::Relax(flags) => start(flags, cli.global, relax::run),
+        Command::Models(flags) => start(flags, cli.global, models::run),
+        Command::Info(flags) => start(flags, cli.global, info::run),
+        Command::Convert(flags) => start(flags, cli.global, convert::run),
+    }
 }
 
-#[allow(dead_code)] // until the first command lands
 /// Overlays the flags on the config file, starts the runtime and runs a command.
 fn start<A>(args: A, global: Global, run: fn(A, &Runtime) -> Result<Outcome>) -> Result<Outcome>
 where
