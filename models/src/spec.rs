@@ -20,6 +20,7 @@
 
 use crate::analytic::{DoubleWell2dSpec, DoubleWellSpec, HarmonicSpec, LennardJonesSpec, MullerBrownSpec, Toy};
 use crate::error::{Error, Result};
+use crate::mechanics::Mechanics;
 use scorefield_integrators::lane::{LaneKernel, LaneProvider};
 use scorefield_integrators::{Capabilities, ForceProvider};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,8 @@ pub struct Built {
     pub provider: Box<dyn ForceProvider>,
     /// The model's own system.
     pub toy: Option<Toy>,
+    /// The force field, where it describes one system atom by atom: masses and bonds come from it.
+    pub mechanics: Option<Mechanics>,
 }
 
 /// One parameter of a built-in provider.
@@ -351,11 +354,12 @@ impl ProviderSpec {
             ProviderSpec::MullerBrown(s) => s.build().map(toy),
             ProviderSpec::Lj(s) => {
                 let (provider, toy) = s.build()?;
-                Ok(Built { provider, toy: Some(toy) })
+                Ok(Built { provider, toy: Some(toy), mechanics: None })
             }
             ProviderSpec::Mm { file } => {
-                let _ = read_text(file, MAX_XML_BYTES)?;
-                Err(Error::File { file: file.clone(), reason: "molecular mechanics is not part of this build".into() })
+                let mechanics = Mechanics::from_xml(&read_text(file, MAX_XML_BYTES)?, &file.display().to_string())?;
+                let provider = Box::new(mechanics.provider(&file.display().to_string()));
+                Ok(Built { provider, toy: None, mechanics: Some(mechanics) })
             }
             ProviderSpec::Weights { file } => {
                 Err(Error::File { file: file.clone(), reason: "no learned architecture is part of this build".into() })
@@ -365,7 +369,7 @@ impl ProviderSpec {
 }
 
 fn toy<K: LaneKernel>((kernel, toy): (K, Toy)) -> Built {
-    Built { provider: Box::new(LaneProvider::new(kernel)), toy: Some(toy) }
+    Built { provider: Box::new(LaneProvider::new(kernel)), toy: Some(toy), mechanics: None }
 }
 
 #[cfg(test)]
