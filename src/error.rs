@@ -32,6 +32,9 @@ pub enum Error {
     /// Shapes, types or parameters do not fit together, or the run failed.
     #[error(transparent)]
     Engine(#[from] scorefield_integrators::Error),
+    /// A force provider cannot be built.
+    #[error(transparent)]
+    Model(#[from] scorefield_models::Error),
     /// A structure, trajectory or table cannot be read or written.
     #[error(transparent)]
     Io(#[from] crate::io::IoError),

@@ -9,5 +9,6 @@ pub mod error;
 pub mod io;
 pub mod report;
 pub mod signals;
+pub mod simulation;
 
 pub use error::{Error, Result};

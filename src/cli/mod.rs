@@ -3,12 +3,14 @@
 
 mod convert;
 mod evaluate;
+mod exchange;
 mod info;
 mod input;
 mod models;
 mod relax;
+mod simulate;
 
-use crate::config::{self, Global};
+use crate::config::{self, ExchangeFlags, Global, SimulateFlags};
 use crate::error::Error;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -33,8 +35,14 @@ struct Cli {
 /// What to do.
 #[derive(Subcommand)]
 enum Command {
-    Evaluate(evaluate::EvaluateFlags),
+    /// Langevin or constant-energy dynamics of many replicas
+    #[command(after_long_help = simulate::EXAMPLES, after_help = simulate::EXAMPLES)]
+    Simulate(SimulateFlags),
+    /// Temperature replica exchange
+    #[command(after_long_help = exchange::EXAMPLES, after_help = exchange::EXAMPLES)]
+    Exchange(ExchangeFlags),
     Relax(relax::RelaxFlags),
+    Evaluate(evaluate::EvaluateFlags),
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
@@ -155,12 +163,15 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn dispatch(cli: Cli) -> Result<Outcome> {
+    let global = cli.global;
     match cli.command {
-        Command::Evaluate(flags) => start(flags, cli.global, evaluate::run),
-        Command::Relax(flags) => start(flags, cli.global, relax::run),
-        Command::Models(flags) => start(flags, cli.global, models::run),
-        Command::Info(flags) => start(flags, cli.global, info::run),
-        Command::Convert(flags) => start(flags, cli.global, convert::run),
+        Command::Simulate(args) => start(args, global, simulate::run),
+        Command::Exchange(args) => start(args, global, exchange::run),
+        Command::Relax(flags) => start(flags, global, relax::run),
+        Command::Evaluate(flags) => start(flags, global, evaluate::run),
+        Command::Models(flags) => start(flags, global, models::run),
+        Command::Info(flags) => start(flags, global, info::run),
+        Command::Convert(flags) => start(flags, global, convert::run),
     }
 }
 

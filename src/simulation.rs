@@ -1,0 +1,614 @@
+//! The run loop: the only one, for constant temperature and for replica exchange.
+//!
+//! Replicas advance in blocks without coming back here; a block ends where something is due (an exchange, a row of the log,
+//! a frame, a checkpoint), or after about a tenth of a second, so that signals are heard. Where blocks end changes no bit.
+
+mod outputs;
+mod start;
+
+use crate::analysis::statistics::block_average_of;
+use crate::checkpoint::{Checkpoint, FILE, Fnv, Header};
+use crate::cli::{Outcome, Runtime, print};
+use crate::config::{RunConfig, RunSettings, Sampling, Subject};
+use crate::error::{Error, Result, usage};
+use crate::io::{Frame, write_atomically, write_frames};
+use crate::report::free_energy::FreeEnergyAccumulator;
+use crate::report::log::{Row, read_series};
+use crate::report::progress::Progress;
+use crate::report::summary::{DivergenceSummary, ExchangeSummary, PairSummary, SetSummary, Summary};
+use crate::signals::Interrupt;
+use outputs::Set;
+use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
+use scorefield_integrators::{Batch, Clock, DType, Ensemble, Exchange, Noise, UnitSystem, Want, simd};
+use start::Loaded;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Resolved settings in the output directory; a run can be repeated with them.
+const CONFIG_FILE: &str = "config.toml";
+/// Summary in the output directory.
+const SUMMARY_FILE: &str = "summary.json";
+/// First start structure in the output directory, for programs that need one to read the trajectory.
+const STRUCTURE_FILE: &str = "structure.pdb";
+/// Signals and progress are looked at about this often.
+const BLOCK: Duration = Duration::from_millis(100);
+
+/// A run, ready to go on.
+pub struct Simulation {
+    config: RunConfig,
+    header: Header,
+    ensemble: Ensemble,
+    exchange: Option<Exchange>,
+    sets: Vec<Set>,
+    /// Counts φ and ψ at the lowest temperature.
+    free_energy: Option<FreeEnergyAccumulator>,
+    /// Positions of one replica.
+    scratch: Vec<f64>,
+    /// Degrees of freedom per replica.
+    freedom: Vec<usize>,
+    model: String,
+    has_energy: bool,
+    divergences: Vec<DivergenceSummary>,
+    threads: usize,
+    stepping: Duration,
+    stepped: u64,
+}
+
+/// Runs `settings` from the start, or goes on with the run that they resume, and prints what came out.
+///
+/// # Errors
+/// Where settings, input or output are wrong, or the run fails.
+pub fn command(settings: RunSettings, runtime: &Runtime) -> Result<Outcome> {
+    let interrupt = Interrupt::install()?;
+    let summary_file = settings.run().summary.clone();
+    let mut simulation = match settings.run().resume.clone() {
+        Some(directory) => Simulation::resume(settings, &directory, runtime)?,
+        None => Simulation::begin(settings, runtime)?,
+    };
+    simulation.describe(runtime);
+    if simulation.step() >= simulation.config.steps && simulation.step() > 0 {
+        runtime.say(format_args!(
+            "the run has its {} steps already; to make it longer, resume it with a larger --steps",
+            simulation.config.steps
+        ));
+        return Ok(Outcome::Done);
+    }
+    // From inside the pool, sharing out work needs neither locks nor memory.
+    let pool = runtime.pool.clone();
+    match pool.install(|| simulation.run(&interrupt, runtime))? {
+        Outcome::Interrupted => {
+            runtime.warn(format_args!(
+                "interrupted at step {} of {}; go on with: scorefield {} --resume {}",
+                simulation.step(),
+                simulation.config.steps,
+                simulation.header.settings.command(),
+                simulation.config.out.display()
+            ));
+            Ok(Outcome::Interrupted)
+        }
+        Outcome::Done => {
+            simulation.finish(summary_file.as_deref(), runtime)?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+impl Simulation {
+    /// A new run.
+    ///
+    /// # Errors
+    /// Where settings or input are wrong, or the output directory holds another run.
+    pub fn begin(mut settings: RunSettings, runtime: &Runtime) -> Result<Self> {
+        let overwrite = settings.run().overwrite == Some(true);
+        let loaded = start::load(settings.run())?;
+        settings.complete(&loaded.subject)?;
+        let (config, warnings) = settings.resolve(&loaded.subject)?;
+        warnings.iter().for_each(|w| runtime.warn(w));
+        prepare_directory(&config.out, overwrite)?;
+        let dtype = runtime.dtype.unwrap_or_default();
+        let header = Header::new(settings, runtime.seed, loaded.inputs.clone());
+        let mut simulation =
+            Self::build(config, header, loaded, dtype, runtime, |config, batch| outputs::open(config, batch, overwrite, None))?;
+        simulation.write_config()?;
+        simulation.write_structure(runtime);
+        simulation.log()?;
+        simulation.save()?;
+        Ok(simulation)
+    }
+
+    /// The run in `directory`, from its checkpoint on.
+    ///
+    /// # Errors
+    /// Where there is no checkpoint, where bits would differ, or where flags ask for another run.
+    pub fn resume(flags: RunSettings, directory: &Path, runtime: &Runtime) -> Result<Self> {
+        let mut saved = Checkpoint::read(directory)?;
+        if runtime.global.isa.is_none() {
+            // An instruction set that is lacking shows in the check below.
+            let _ = simd::choose_isa(saved.header.isa);
+        }
+        saved.check_machine(directory)?;
+        check_global(&saved, runtime)?;
+        let mut settings = merge(&saved.header.settings, flags)?;
+        settings.run_mut().out = Some(directory.to_owned());
+        let loaded = start::load(settings.run())?;
+        settings.complete(&loaded.subject)?;
+        let (config, warnings) = settings.resolve(&loaded.subject)?;
+        warnings.iter().for_each(|w| runtime.warn(w));
+        if config.steps < saved.header.step {
+            return usage(format!("the run has {} steps already; --steps is the total, so give a larger one", saved.header.step));
+        }
+        let mut header = Header { settings, ..saved.header.clone() };
+        header.version = env!("CARGO_PKG_VERSION").into();
+        let files = std::mem::take(&mut saved.header.files);
+        let dtype = saved.dtype();
+        let mut simulation = Self::build(config, header, loaded, dtype, runtime, |_, _| Ok(Vec::new()))?;
+        simulation.restore(saved, directory)?;
+        // Files are cut only after everything else was found to fit.
+        simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), false, Some(&files))?;
+        simulation.update_members();
+        simulation.write_config()?;
+        Ok(simulation)
+    }
+
+    fn build(
+        config: RunConfig,
+        header: Header,
+        mut loaded: Loaded,
+        dtype: DType,
+        runtime: &Runtime,
+        open: impl FnOnce(&RunConfig, &Batch) -> Result<Vec<Set>>,
+    ) -> Result<Self> {
+        let fresh = header.step == 0;
+        start::prepare_masses(&mut loaded.frames, &config)?;
+        if config.relax && fresh {
+            start::relax(&mut loaded.frames, &*loaded.provider, dtype, &runtime.pool, &mut loaded.warnings)?;
+        }
+        loaded.warnings.iter().for_each(|w| runtime.warn(w));
+        let (batch, state) = start::replicate(&loaded.frames, &config, dtype, header.seed)?;
+        let noise = Noise::new(header.seed);
+        let dynamics = Dynamics::new(&config.dynamics, config.units, config.remove_drift)?;
+        let sets = open(&config, &batch)?;
+        let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
+        let free_energy = free_energy(&config, &batch);
+        let ensemble = Ensemble::new(batch, &state, &*loaded.provider, &dynamics, noise, runtime.pool.clone(), config.guard)?;
+        let exchange = match &config.sampling {
+            Sampling::Constant { .. } => None,
+            Sampling::Exchange { temperatures, copies, .. } => {
+                Some(Exchange::new(temperatures.iter().map(|&t| config.kt(t)).collect(), *copies, noise)?)
+            }
+        };
+        let Subject { name, energy, .. } = loaded.subject;
+        Ok(Simulation {
+            config,
+            header,
+            ensemble,
+            exchange,
+            sets,
+            free_energy,
+            scratch: Vec::new(),
+            freedom,
+            model: name,
+            has_energy: energy,
+            divergences: Vec::new(),
+            threads: runtime.threads(),
+            stepping: Duration::ZERO,
+            stepped: 0,
+        })
+    }
+
+    fn restore(&mut self, saved: Checkpoint, directory: &Path) -> Result<()> {
+        let fail = |what: String| Error::Checkpoint { path: directory.join(FILE), what };
+        let mut state = saved.state;
+        state.clock = Clock::Physical { time: saved.header.step as f64 * self.config.dt };
+        self.ensemble.restore(&state, &saved.frozen)?;
+        if self.forces_hash() != saved.header.forces {
+            return Err(fail(format!(
+                "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",
+                self.model, saved.header.version
+            )));
+        }
+        match (&mut self.exchange, saved.header.exchange) {
+            (Some(exchange), Some(state)) => exchange.restore(state)?,
+            (None, None) => {}
+            _ => return Err(fail("it is of the other command; resume it with that one".into())),
+        }
+        match &mut self.free_energy {
+            Some(counts) if !saved.free_energy.is_empty() => counts.restore(&saved.free_energy)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Steps done since the start of the run.
+    pub fn step(&self) -> u64 {
+        self.ensemble.step()
+    }
+
+    /// One line about what is going to run.
+    fn describe(&self, runtime: &Runtime) {
+        let batch = self.ensemble.batch();
+        let temperatures = self.config.sampling.temperatures();
+        let unit = if self.config.units == UnitSystem::Si { " K" } else { "" };
+        let at = match (temperatures.first(), temperatures.last()) {
+            (Some(low), Some(high)) if low < high => format!("{low}{unit} to {high}{unit}"),
+            (Some(t), _) => format!("{t}{unit}"),
+            _ => String::new(),
+        };
+        runtime.say(format_args!(
+            "{} replicas of {} ({} atoms) under {} at {at}; {}, {}, {} threads, seed {}; writing to {}",
+            batch.replicas(),
+            batch.system(0).name,
+            batch.system(0).len(),
+            self.model,
+            simd::current_isa(),
+            self.ensemble.dtype(),
+            self.threads,
+            self.header.seed,
+            self.config.out.display()
+        ));
+    }
+
+    /// Advances to the last step, or until interrupted; leaves a checkpoint either way.
+    ///
+    /// # Errors
+    /// Where a replica diverges, the provider fails or the disk refuses.
+    pub fn run(&mut self, interrupt: &Interrupt, runtime: &Runtime) -> Result<Outcome> {
+        let physical = (self.config.units == UnitSystem::Si).then_some(self.config.dt);
+        let replicas = self.ensemble.replicas();
+        let mut progress = Progress::new(self.config.steps, self.step(), replicas, physical, runtime.quiet);
+        let (begin, first) = (Instant::now(), self.step());
+        let result = self.advance(interrupt, &mut progress, runtime);
+        self.stepping = begin.elapsed();
+        self.stepped = self.step() - first;
+        progress.finish();
+        if let Err(Error::Engine(scorefield_integrators::Error::Diverged { replica, .. })) = &result {
+            self.save_last_good(*replica as usize, runtime);
+        }
+        result
+    }
+
+    fn advance(&mut self, interrupt: &Interrupt, progress: &mut Progress, runtime: &Runtime) -> Result<Outcome> {
+        let steps = self.config.steps;
+        let mut saved = Instant::now();
+        let mut checks = 1;
+        loop {
+            let due = |every: u64, step: u64| every > 0 && step % every == 0;
+            let step = self.step();
+            if interrupt.requested() || step >= steps {
+                self.save()?;
+                return Ok(if step >= steps { Outcome::Done } else { Outcome::Interrupted });
+            }
+            let next = self.next_stop(step, checks);
+            let begin = Instant::now();
+            self.ensemble.run(next - step)?;
+            // Half to double the wanted time is near enough.
+            let elapsed = begin.elapsed();
+            checks = if elapsed < BLOCK / 2 {
+                checks * 2
+            } else if elapsed > BLOCK * 2 {
+                (checks / 2).max(1)
+            } else {
+                checks
+            }
+            .min(1 << 20);
+            self.note_divergences(runtime);
+            if let (Sampling::Exchange { every, .. }, Some(exchange)) = (&self.config.sampling, &mut self.exchange)
+                && due(*every, next)
+            {
+                exchange.attempt(&mut self.ensemble)?;
+                self.update_members();
+            }
+            if due(self.config.log_every, next) {
+                self.log()?;
+            }
+            if due(self.config.trajectory_every, next) {
+                let time = self.time();
+                for set in &mut self.sets {
+                    set.write_frames(&self.ensemble, time)?;
+                }
+            }
+            let minutes = self.config.checkpoint_minutes;
+            let timed = minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * minutes;
+            if next < steps && (due(self.config.checkpoint_every, next) || timed) {
+                self.save()?;
+                saved = Instant::now();
+            }
+            progress.update(next, steps);
+        }
+    }
+
+    /// Where the block that begins at `step` ends: at the next thing that is due, or after `checks` looks for divergence.
+    fn next_stop(&self, step: u64, checks: u64) -> u64 {
+        let after = |every: u64| if every == 0 { u64::MAX } else { (step / every + 1).saturating_mul(every) };
+        let config = &self.config;
+        let exchange = match config.sampling {
+            Sampling::Constant { .. } => 0,
+            Sampling::Exchange { every, .. } => every,
+        };
+        let check = config.guard.check_every;
+        let block = (step / check).saturating_add(checks).saturating_mul(check);
+        [config.steps, block, after(exchange), after(config.log_every), after(config.trajectory_every), after(config.checkpoint_every)]
+            .into_iter()
+            .fold(u64::MAX, u64::min)
+    }
+
+    fn update_members(&mut self) {
+        if let Some(exchange) = &self.exchange {
+            for (rung, set) in self.sets.iter_mut().enumerate() {
+                set.update_members(rung, exchange);
+            }
+        }
+    }
+
+    /// Time since the start of the run in ps.
+    fn time(&self) -> f64 {
+        self.step() as f64 * self.config.dt
+    }
+
+    /// Writes a row per replica and counts torsions.
+    fn log(&mut self) -> Result<()> {
+        if self.config.log_every == 0 {
+            return Ok(());
+        }
+        if self.has_energy {
+            self.ensemble.evaluate(Want::ENERGY)?;
+        }
+        let (step, time) = (self.step(), self.time());
+        let moving = self.config.dynamics.has_velocities();
+        let (ensemble, freedom, units) = (&self.ensemble, &self.freedom, self.config.units);
+        for set in &mut self.sets {
+            set.write_log(ensemble, |replica| {
+                let kinetic = moving.then(|| ensemble.kinetic_energy(replica));
+                Row {
+                    step,
+                    time,
+                    replica,
+                    potential: self.has_energy.then(|| ensemble.energy(replica)),
+                    kinetic,
+                    temperature: kinetic.map(|k| kinetic_temperature(k, freedom[replica], units)),
+                }
+            })?;
+        }
+        // All replicas begin at one structure: the first row says nothing about the ensemble.
+        if let (Some(counts), Some(set)) = (&mut self.free_energy, self.sets.first())
+            && step > 0
+        {
+            for (slot, &replica) in set.members.iter().enumerate().filter(|(_, r)| !ensemble.is_frozen(**r)) {
+                let view = ensemble.positions(replica);
+                self.scratch.clear();
+                self.scratch.extend((0..view.len()).map(|k| view.get(k)));
+                counts.add(slot, &self.scratch);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_divergences(&mut self, runtime: &Runtime) {
+        for d in self.ensemble.take_divergences() {
+            let did = if self.ensemble.is_frozen(d.replica as usize) { "is frozen" } else { "goes back to" };
+            runtime.warn(format_args!(
+                "replica {} left every sensible range at step {} ({}); it {did} its last good state",
+                d.replica, d.step, d.what
+            ));
+            self.divergences.push(DivergenceSummary { replica: d.replica, step: d.step, what: d.what });
+        }
+    }
+
+    fn forces_hash(&self) -> String {
+        let mut hash = Fnv::default();
+        (0..self.ensemble.replicas()).for_each(|r| hash.update_view(self.ensemble.forces(r)));
+        hash.finish()
+    }
+
+    /// Brings all files to the disk, then replaces the checkpoint.
+    fn save(&mut self) -> Result<()> {
+        self.header.files = self.sets.iter_mut().map(Set::flush).collect::<Result<_>>()?;
+        self.header.step = self.step();
+        self.header.forces = self.forces_hash();
+        self.header.exchange = self.exchange.as_ref().map(|e| e.state().clone());
+        let checkpoint = Checkpoint {
+            header: self.header.clone(),
+            state: self.ensemble.state(),
+            frozen: (0..self.ensemble.replicas()).map(|r| self.ensemble.is_frozen(r)).collect(),
+            free_energy: self.free_energy.as_ref().map(FreeEnergyAccumulator::state).unwrap_or_default(),
+        };
+        checkpoint.write(&self.config.out)
+    }
+
+    /// Writes where a replica was before it diverged, for whoever looks for the cause.
+    fn save_last_good(&self, replica: usize, runtime: &Runtime) {
+        if replica >= self.ensemble.replicas() {
+            return;
+        }
+        let path = self.config.out.join(format!("last-good-replica-{replica}.extxyz"));
+        let frame = Frame::new(self.ensemble.system(replica).clone(), self.ensemble.last_good_positions(replica).to_f64());
+        match write_frames(&path, None, &[frame]) {
+            Ok(()) => runtime.say(format_args!("the last good state of replica {replica} is in {}", path.display())),
+            Err(e) => runtime.warn(format_args!("the last good state of replica {replica} could not be written: {e}")),
+        }
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let path = self.config.out.join(CONFIG_FILE);
+        let mut table = toml::Table::try_from(&self.header.settings).map_err(|e| Error::Run(e.to_string()))?;
+        let command = self.header.settings.command();
+        table.remove("command");
+        let seed = i64::try_from(self.header.seed).map_err(|e| Error::Run(e.to_string()))?;
+        table.insert("seed".into(), seed.into());
+        table.insert("dtype".into(), self.ensemble.dtype().to_string().into());
+        table.insert("isa".into(), simd::current_isa().name().into());
+        let text = toml::to_string(&table).map_err(|e| Error::Run(e.to_string()))?;
+        write_atomically(&path, |w| {
+            writeln!(w, "# scorefield {}: repeat this run with `scorefield {command} --config FILE --out DIR`", env!("CARGO_PKG_VERSION"))?;
+            w.write_all(text.as_bytes())
+        })?;
+        Ok(())
+    }
+
+    /// Writes the first structure where it is one of atoms; a run goes on without it.
+    fn write_structure(&self, runtime: &Runtime) {
+        let system = self.ensemble.system(0);
+        if cfg!(feature = "chemfiles") && system.types.iter().all(|&t| t > 0) {
+            let mut frame = Frame::new(system.clone(), self.ensemble.positions(0).to_f64());
+            frame.cell = self.ensemble.cell(0).copied();
+            if let Err(e) = write_frames(self.config.out.join(STRUCTURE_FILE), None, &[frame]) {
+                runtime.warn(format_args!("{e}; the trajectory has no structure beside it"));
+            }
+        }
+    }
+
+    /// Writes and prints the summary and free energies.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
+    pub fn finish(mut self, also: Option<&Path>, runtime: &Runtime) -> Result<Summary> {
+        let summary = self.summary()?;
+        let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::Run(e.to_string()))?;
+        let own = self.config.out.join(SUMMARY_FILE);
+        for path in [Some(own.as_path()), also].into_iter().flatten() {
+            write_atomically(path, |w| writeln!(w, "{json}"))?;
+        }
+        print(&summary).map_err(|e| Error::Run(format!("{e:#}")))?;
+        let counts = self.free_energy.take();
+        let report = counts.and_then(|c| c.report(self.config.sampling.temperatures()[0], crate::report::locale_is_utf8()));
+        if let Some(report) = report.filter(|_| self.config.units == UnitSystem::Si) {
+            for (name, content) in &report.files {
+                write_atomically(&self.config.out.join(name), |w| w.write_all(content.as_bytes()))?;
+            }
+            print(format_args!("\n{}", report.text)).map_err(|e| Error::Run(format!("{e:#}")))?;
+            let names: Vec<&str> = report.files.iter().map(|f| f.0.as_str()).collect();
+            runtime.say(format_args!("plots in {}: {}", self.config.out.display(), names.join(", ")));
+        }
+        Ok(summary)
+    }
+
+    fn summary(&self) -> Result<Summary> {
+        let seconds = self.stepping.as_secs_f64();
+        let replicas = self.ensemble.replicas();
+        let rate = if seconds > 0.0 { self.stepped as f64 * replicas as f64 / seconds } else { 0.0 };
+        let averages = self.sets.iter().map(|set| self.averages(set)).collect::<Result<_>>()?;
+        let exchange = self.exchange.as_ref().map(|exchange| ExchangeSummary {
+            pairs: exchange
+                .swaps()
+                .zip(self.config.sampling.temperatures().windows(2))
+                .map(|((tried, accepted), pair)| PairSummary {
+                    lower: pair[0],
+                    upper: pair[1],
+                    tried,
+                    accepted,
+                    acceptance: if tried > 0 { accepted as f64 / tried as f64 } else { 0.0 },
+                })
+                .collect(),
+            round_trips: exchange.round_trips().collect(),
+        });
+        Ok(Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            command: self.header.settings.command(),
+            model: self.model.clone(),
+            units: self.config.units,
+            isa: simd::current_isa().name(),
+            dtype: self.ensemble.dtype(),
+            threads: self.threads,
+            replicas,
+            atoms: self.ensemble.batch().atoms(),
+            steps: self.step(),
+            time_ps: self.time(),
+            seed: self.header.seed,
+            seconds,
+            steps_per_second: rate,
+            ns_per_day: (self.config.units == UnitSystem::Si).then_some(rate * self.config.dt * 1e-3 * 86_400.0),
+            averages,
+            exchange,
+            divergences: self.divergences.clone(),
+        })
+    }
+
+    /// Averages over a set's log, without the row at step 0, in which all replicas are at their start structure.
+    fn averages(&self, set: &Set) -> Result<SetSummary> {
+        let Some(log) = &set.log else {
+            return Ok(SetSummary { thermostat: set.temperature, potential: None, temperature: None });
+        };
+        let series = read_series(log.path(), self.config.log_format, set.members.len())?;
+        let [potential, temperature] = series.map(|slots| {
+            let slots: Vec<&[f64]> = slots.iter().filter(|s| s.len() > 1).map(|s| &s[1..]).collect();
+            (!slots.is_empty()).then(|| block_average_of(&slots))
+        });
+        Ok(SetSummary { thermostat: set.temperature, potential, temperature })
+    }
+}
+
+fn free_energy(config: &RunConfig, batch: &Batch) -> Option<FreeEnergyAccumulator> {
+    let replicas = match &config.sampling {
+        Sampling::Constant { .. } => batch.replicas(),
+        Sampling::Exchange { copies, .. } => *copies,
+    };
+    batch.uniform_atoms()?;
+    (config.units == UnitSystem::Si && config.log_every > 0).then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas)).flatten()
+}
+
+/// Makes the output directory, and refuses one that holds a run unless it may be replaced.
+fn prepare_directory(out: &Path, overwrite: bool) -> Result<()> {
+    let old: Option<PathBuf> = [FILE, CONFIG_FILE, SUMMARY_FILE].map(|f| out.join(f)).into_iter().find(|f| f.exists());
+    if let Some(old) = &old
+        && !overwrite
+    {
+        return usage(format!(
+            "{} holds a run already ({}); go on with it (--resume {}), replace it (--overwrite), or write elsewhere (--out DIR)",
+            out.display(),
+            old.display(),
+            out.display()
+        ));
+    }
+    std::fs::create_dir_all(out).map_err(|e| Error::file("make the directory", out, e))?;
+    if overwrite {
+        // The old run's files go first of all, so that they never stand beside another run's.
+        let recorded = Checkpoint::read(out).map(|c| c.header.files).unwrap_or_default();
+        let names = recorded.into_iter().flat_map(|set| set.log.into_iter().chain(set.trajectory)).map(|f| f.file);
+        for name in [FILE, CONFIG_FILE, SUMMARY_FILE, STRUCTURE_FILE].into_iter().map(str::to_owned).chain(names) {
+            let path = out.join(name);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::file("remove", &path, e)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Flags that may differ when a run is resumed.
+const MAY_CHANGE: [&str; 5] = ["steps", "time", "checkpoint-every", "checkpoint-minutes", "summary"];
+
+/// The settings of a resumed run: as recorded, but for what may change.
+fn merge(recorded: &RunSettings, mut flags: RunSettings) -> Result<RunSettings> {
+    if recorded.command() != flags.command() {
+        return usage(format!("the run was made by `scorefield {}`; resume it with that command", recorded.command()));
+    }
+    let object = |settings: &RunSettings| serde_json::to_value(settings).map_err(|e| Error::Run(e.to_string()));
+    // A length in time replaces the recorded number of steps, not the other way round.
+    let mut base = recorded.clone();
+    if flags.run().time.is_some() {
+        base.run_mut().steps = None;
+    }
+    flags.run_mut().out = None;
+    let (mut merged, flags) = (object(&base)?, object(&flags)?);
+    for (key, value) in flags.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        if merged[key] != *value && !MAY_CHANGE.contains(&key.as_str()) {
+            return usage(format!("--{key} was {} when the run began, and cannot change; leave it out, or begin another run", merged[key]));
+        }
+        merged[key] = value.clone();
+    }
+    serde_json::from_value(merged).map_err(|e| Error::Run(e.to_string()))
+}
+
+/// Global flags that would change bits must be those of the checkpoint.
+fn check_global(saved: &Checkpoint, runtime: &Runtime) -> Result<()> {
+    if let Some(dtype) = runtime.dtype.filter(|&d| d != saved.dtype()) {
+        return usage(format!("--dtype {dtype}, but the run was made in {}; leave it out", saved.dtype()));
+    }
+    match runtime.global.seed {
+        Some(seed) if seed != saved.header.seed => {
+            usage(format!("--seed {seed}, but the run has seed {}; leave it out", saved.header.seed))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,185 @@
+//! The files of a run: one set of log and trajectory per temperature.
+
+use crate::checkpoint::SetFiles;
+use crate::config::{LogFormat, RunConfig, Sampling, TrajectoryLayout};
+use crate::error::{Error, Result};
+use crate::io::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
+use crate::report::log::{LogWriter, Row};
+use scorefield_integrators::{Batch, Ensemble, Exchange, UnitSystem};
+use std::path::{Path, PathBuf};
+
+/// Log and trajectory of the replicas at one temperature.
+pub(super) struct Set {
+    /// K, or kT in reduced units.
+    pub(super) temperature: f64,
+    pub(super) log: Option<LogWriter>,
+    pub(super) trajectory: Option<TrajectoryWriter>,
+    /// Replicas that are at this temperature now, one per copy.
+    pub(super) members: Vec<usize>,
+}
+
+/// Names of the files of every set.
+struct Names {
+    log: PathBuf,
+    trajectory: PathBuf,
+}
+
+fn names(config: &RunConfig) -> Vec<Names> {
+    let extension = match config.log_format {
+        LogFormat::Csv => "csv",
+        LogFormat::Jsonl => "jsonl",
+    };
+    let suffixes = match &config.sampling {
+        Sampling::Constant { .. } => vec![String::new()],
+        Sampling::Exchange { temperatures, .. } => suffixes(temperatures, config.units),
+    };
+    suffixes
+        .into_iter()
+        .map(|s| Names {
+            log: config.out.join(format!("log{s}.{extension}")),
+            trajectory: config.out.join(format!("trajectory{s}.{}", trajectory_extension(&config.trajectory_format))),
+        })
+        .collect()
+}
+
+/// `-300K`, `-326.5K`, … with as few decimals as tell all apart.
+fn suffixes(temperatures: &[f64], units: UnitSystem) -> Vec<String> {
+    let unit = if units == UnitSystem::Si { "K" } else { "" };
+    let with = |decimals: usize| temperatures.iter().map(|t| format!("-{t:.decimals$}{unit}")).collect::<Vec<_>>();
+    (0..12)
+        .map(with)
+        .find(|names| {
+            let close = temperatures.iter().zip(names).all(|(t, n)| {
+                let shown: f64 = n.trim_matches(['-', 'K']).parse().unwrap_or(0.0);
+                (shown / t - 1.0).abs() < 1e-2
+            });
+            close && names.windows(2).all(|p| p[0] != p[1])
+        })
+        .unwrap_or_else(|| (0..temperatures.len()).map(|i| format!("-{i}")).collect())
+}
+
+/// The extension that is usual for a format's name.
+fn trajectory_extension(format: &str) -> String {
+    match format.to_ascii_lowercase().as_str() {
+        "netcdf" | "amber netcdf" => "nc".into(),
+        "lammps" => "lammpstrj".into(),
+        other => other.into(),
+    }
+}
+
+/// Makes the files of a new run, or goes on with those of an old one.
+///
+/// # Errors
+/// Where files are there already, are missing, or cannot be written.
+pub(super) fn open(config: &RunConfig, batch: &Batch, overwrite: bool, resume: Option<&[SetFiles]>) -> Result<Vec<Set>> {
+    let names = names(config);
+    if let Some(files) = resume.filter(|f| f.len() != names.len()) {
+        return Err(Error::Run(format!("the checkpoint records files of {} temperatures, but the run has {}", files.len(), names.len())));
+    }
+    let mut sets = Vec::with_capacity(names.len());
+    for (i, (names, &temperature)) in names.iter().zip(config.sampling.temperatures()).enumerate() {
+        let recorded = resume.map(|files| &files[i]);
+        let members: Vec<usize> = match &config.sampling {
+            Sampling::Constant { .. } => (0..batch.replicas()).collect(),
+            Sampling::Exchange { temperatures, copies, .. } => (0..*copies).map(|c| c * temperatures.len() + i).collect(),
+        };
+        let log = match recorded.map(|r| &r.log) {
+            _ if config.log_every == 0 => None,
+            Some(Some(length)) => Some(LogWriter::resume(&names.log, config.log_format, config.dt, length)?),
+            Some(None) => return Err(missing(&names.log)),
+            None => Some(LogWriter::create(&names.log, config.log_format, config.dt, overwrite)?),
+        };
+        let trajectory = match recorded.map(|r| &r.trajectory[..]) {
+            _ if config.trajectory_every == 0 => None,
+            Some([]) => return Err(missing(&names.trajectory)),
+            lengths => Some(trajectory(config, names, batch, &members, overwrite, lengths)?),
+        };
+        sets.push(Set { temperature, log, trajectory, members });
+    }
+    Ok(sets)
+}
+
+fn missing(path: &Path) -> Error {
+    Error::Checkpoint { path: path.to_owned(), what: "the run did not write this file before; leave the intervals as they were".into() }
+}
+
+fn trajectory(
+    config: &RunConfig,
+    names: &Names,
+    batch: &Batch,
+    members: &[usize],
+    overwrite: bool,
+    lengths: Option<&[FileLength]>,
+) -> Result<TrajectoryWriter> {
+    let dt = if config.units == UnitSystem::Si { config.dt } else { 0.0 };
+    let options = TrajectoryOptions {
+        format: Some(config.trajectory_format.clone()),
+        layout: match config.trajectory_layout {
+            TrajectoryLayout::Together => Layout::Together,
+            TrajectoryLayout::PerReplica => Layout::PerReplica,
+        },
+        overwrite,
+        first_step: config.trajectory_every,
+        ..TrajectoryOptions::new(&names.trajectory, config.trajectory_every, dt)
+    };
+    // Files are numbered within their set: at one temperature of an exchange, by copy.
+    let systems = members.iter().map(|&r| batch.system(r).clone()).collect();
+    let part = Batch::new(systems, (0..members.len() as u32).collect())?;
+    Ok(match lengths {
+        Some(lengths) => TrajectoryWriter::resume(&options, &part, lengths)?,
+        None => TrajectoryWriter::create(&options, &part)?,
+    })
+}
+
+impl Set {
+    /// Finds out who is at this set's temperature.
+    pub(super) fn update_members(&mut self, rung: usize, exchange: &Exchange) {
+        for (copy, member) in self.members.iter_mut().enumerate() {
+            *member = exchange.replica_at(copy, rung);
+        }
+    }
+
+    /// Appends a row per replica.
+    pub(super) fn write_log(&mut self, ensemble: &Ensemble, rows: impl Fn(usize) -> Row) -> Result<()> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        for &replica in self.members.iter().filter(|&&r| !ensemble.is_frozen(r)) {
+            log.write(&rows(replica))?;
+        }
+        Ok(())
+    }
+
+    /// Hands a frame per replica to the writer.
+    pub(super) fn write_frames(&mut self, ensemble: &Ensemble, time: f64) -> Result<()> {
+        let Some(writer) = &mut self.trajectory else { return Ok(()) };
+        let mut positions = writer.buffer();
+        for &replica in &self.members {
+            let view = ensemble.positions(replica);
+            positions.extend((0..view.len()).map(|k| view.get(k)));
+        }
+        let cells = self.members.iter().map(|&r| ensemble.cell(r).copied()).collect();
+        writer.write(Report { step: ensemble.step(), time: Some(time), positions, velocities: None, cells })?;
+        Ok(())
+    }
+
+    /// Brings everything to the disk and returns the lengths of all files.
+    pub(super) fn flush(&mut self) -> Result<SetFiles> {
+        Ok(SetFiles {
+            log: self.log.as_mut().map(LogWriter::flush).transpose()?,
+            trajectory: self.trajectory.as_mut().map_or(Ok(Vec::new()), TrajectoryWriter::flush)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_temperatures_apart() {
+        let k = |t: &[f64]| suffixes(t, UnitSystem::Si);
+        assert_eq!(k(&[300.0, 350.2, 600.0]), ["-300K", "-350K", "-600K"]);
+        assert_eq!(k(&[300.0, 300.2]), ["-300.0K", "-300.2K"]);
+        assert_eq!(suffixes(&[0.5, 1.0, 2.0], UnitSystem::Reduced), ["-0.5", "-1.0", "-2.0"]);
+        assert_eq!(suffixes(&[0.25, 0.35], UnitSystem::Reduced), ["-0.25", "-0.35"]);
+    }
+}

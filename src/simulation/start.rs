@@ -1,0 +1,292 @@
+//! What a run starts from: the force provider, start structures, masses, temperatures and velocities.
+
+use crate::checkpoint::InputFile;
+use crate::config::{RunConfig, RunFlags, Sampling, Subject};
+use crate::error::{Error, Result, usage};
+use crate::io::{Frame, ReadOptions, Selection, check_overlaps, read_frames, read_structure};
+use scorefield_integrators::dynamics::draw_velocities;
+use scorefield_integrators::relax::{RelaxOptions, RelaxSpec, relax_all};
+use scorefield_integrators::state::Cell;
+use scorefield_integrators::{Batch, DType, ForceProvider, Noise, State, System, UnitSystem};
+use scorefield_models::mechanics::Mechanics;
+use scorefield_models::{ProviderSpec, Toy, parse_spec};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Atoms closer than this are a mistake in the structure, never chemistry.
+const OVERLAP_NM: f64 = 0.01;
+/// Most start structures read from one file.
+const MOST_FRAMES: usize = 1 << 20;
+/// Most coordinates of all replicas together: 16 GB of positions and velocities in double precision.
+const MOST_COORDINATES: usize = 1 << 30;
+
+/// The built-in example: alanine dipeptide in implicit solvent.
+const EXAMPLE_PDB: &str = include_str!("../../data/alanine-dipeptide/alanine-dipeptide.pdb");
+const EXAMPLE_XML: &str = include_str!("../../data/alanine-dipeptide/alanine-dipeptide-obc.xml");
+const EXAMPLE_NAME: &str = "alanine-dipeptide";
+
+/// A model and the structures that it is to move.
+pub(super) struct Loaded {
+    pub(super) provider: Box<dyn ForceProvider>,
+    pub(super) subject: Subject,
+    pub(super) frames: Vec<Frame>,
+    pub(super) inputs: Vec<InputFile>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Reads model and start structures.
+///
+/// # Errors
+/// Where either is missing, cannot be read, or they do not fit each other.
+pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
+    let mut warnings = Vec::new();
+    let mut inputs = Vec::new();
+    let built_in = run.structure.is_none() && run.model.is_none();
+    let mut frames = match &run.structure {
+        Some(path) => {
+            inputs.push(InputFile::of(path)?);
+            if let Some(topology) = &run.topology {
+                inputs.push(InputFile::of(topology)?);
+            }
+            read_starts(path, run)?
+        }
+        None if built_in => vec![example()?],
+        None => Vec::new(),
+    };
+    let built = match &run.model {
+        Some(text) => {
+            let spec = parse_spec(text).map_err(|e| Error::Usage(format!("--model: {e}")))?;
+            if let Some(file) = file_of(text) {
+                inputs.push(InputFile::of(&file)?);
+            }
+            let start = frames.first().map(|f| &f.positions[..]);
+            build(&spec, start)?
+        }
+        None if built_in => mechanics(EXAMPLE_XML, EXAMPLE_NAME)?,
+        None => {
+            return usage(
+                "--model is missing: name a force provider, for example --model mm:FILE.xml with the OpenMM system of the structure (see `scorefield models`)",
+            );
+        }
+    };
+    if frames.is_empty() {
+        let Some(toy) = &built.toy else {
+            return usage(format!(
+                "STRUCTURE is missing: {} brings no system along; give a structure file, for example `scorefield simulate peptide.pdb --model …`",
+                built.provider.capabilities().name
+            ));
+        };
+        let mut frame = Frame::new(Arc::new(toy.system.clone()), toy.positions.clone());
+        frame.cell = toy.cell;
+        frames.push(frame);
+    }
+    let subject = subject(&built, built_in);
+    if subject.units == UnitSystem::Si {
+        frames.iter().try_for_each(|f| check_overlaps(f, OVERLAP_NM))?;
+    }
+    if let Some(mechanics) = &built.mechanics {
+        fit_systems(&mut frames, |system| Ok(mechanics.apply_to(system, &subject.name)?))?;
+    }
+    if !built.provider.capabilities().periodic && frames.iter().any(|f| f.cell.is_some()) {
+        // Files of isolated molecules often carry the box they were built in.
+        warnings.push(format!("{} knows no periodic cells; the cell in the structure is ignored", subject.name));
+        frames.iter_mut().for_each(|f| f.cell = None);
+    }
+    warnings.extend(crate::io::take_warnings());
+    Ok(Loaded { provider: built.provider, subject, frames, inputs, warnings })
+}
+
+/// A force provider, and what it says about the system that it moves.
+struct Model {
+    provider: Box<dyn ForceProvider>,
+    toy: Option<Toy>,
+    /// Gives masses and bonds.
+    mechanics: Option<Mechanics>,
+}
+
+fn build(spec: &ProviderSpec, start: Option<&[f64]>) -> Result<Model> {
+    if let ProviderSpec::Mm { file } = spec {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::file("read", file, e))?;
+        return mechanics(&text, &file.display().to_string());
+    }
+    let built = spec.build_at(start)?;
+    Ok(Model { provider: built.provider, toy: built.toy, mechanics: None })
+}
+
+fn mechanics(xml: &str, name: &str) -> Result<Model> {
+    let mechanics = Mechanics::from_xml(xml, name)?;
+    Ok(Model { provider: Box::new(mechanics.provider(name)), toy: None, mechanics: Some(mechanics) })
+}
+
+fn subject(built: &Model, built_in: bool) -> Subject {
+    let c = built.provider.capabilities();
+    Subject {
+        name: c.name.clone(),
+        units: c.units,
+        kind: c.kind,
+        energy: c.energy,
+        temperature: built.toy.as_ref().map(|t| t.temperature.clone()),
+        built_in,
+    }
+}
+
+/// The file that a model's name points to, where it does.
+fn file_of(model: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(model.strip_prefix("mm:").unwrap_or(model).trim());
+    path.is_file().then_some(path)
+}
+
+fn read_starts(path: &Path, run: &RunFlags) -> Result<Vec<Frame>> {
+    let range = run.frames.as_deref().unwrap_or("0").parse().map_err(|e| Error::Usage(format!("--frames: {e}")))?;
+    let options = ReadOptions { topology: run.topology.clone(), range, ..ReadOptions::default() };
+    let frames = read_frames(path, &options)?.take(MOST_FRAMES + 1).collect::<crate::io::Result<Vec<_>>>()?;
+    match frames.len() {
+        0 => Err(Error::Run(format!("{}: there is no frame in the range {}; choose another --frames", path.display(), options.range))),
+        n if n > MOST_FRAMES => usage(format!(
+            "{} has more than {MOST_FRAMES} frames in the range {}; choose fewer with --frames",
+            path.display(),
+            options.range
+        )),
+        _ => Ok(frames),
+    }
+}
+
+/// The built-in structure, read like any other file.
+fn example() -> Result<Frame> {
+    let path = std::env::temp_dir().join(format!("{EXAMPLE_NAME}-{}.pdb", std::process::id()));
+    std::fs::write(&path, EXAMPLE_PDB).map_err(|e| Error::file("write", &path, e))?;
+    let frame = read_structure(&path);
+    // A file that stays in the directory for temporary files harms nobody.
+    let _ = std::fs::remove_file(&path);
+    let mut frame = frame?;
+    Arc::make_mut(&mut frame.system).name = EXAMPLE_NAME.into();
+    Ok(frame)
+}
+
+/// Changes every different system once, so that frames of one molecule go on sharing it.
+fn fit_systems(frames: &mut [Frame], mut change: impl FnMut(&mut System) -> Result<()>) -> Result<()> {
+    let mut done: Option<(Arc<System>, Arc<System>)> = None;
+    for frame in frames {
+        let new = match &done {
+            Some((old, new)) if Arc::ptr_eq(old, &frame.system) => new.clone(),
+            _ => {
+                let mut system = (*frame.system).clone();
+                change(&mut system)?;
+                done.insert((frame.system.clone(), Arc::new(system))).1.clone()
+            }
+        };
+        frame.system = new;
+    }
+    Ok(())
+}
+
+/// Freezes atoms and moves mass to hydrogens, as the settings ask.
+///
+/// # Errors
+/// Where the selection fits nothing, or a heavy atom would lose all its mass.
+pub(super) fn prepare_masses(frames: &mut [Frame], config: &RunConfig) -> Result<()> {
+    if let Some(mass) = config.hydrogen_mass {
+        fit_systems(frames, |system| Ok(system.repartition_hydrogen_mass(mass)?))?;
+    }
+    if let Some(text) = &config.freeze {
+        let selection: Selection = text.parse().map_err(|e| Error::Usage(format!("--freeze: {e}")))?;
+        let atoms = frames.iter().map(|f| selection.atoms(f)).collect::<crate::io::Result<Vec<_>>>()?;
+        let mut systems: Vec<(Arc<System>, Vec<usize>, Arc<System>)> = Vec::new();
+        for (frame, atoms) in frames.iter_mut().zip(atoms) {
+            let known = systems.iter().find(|(old, a, _)| Arc::ptr_eq(old, &frame.system) && *a == atoms);
+            frame.system = match known {
+                Some((_, _, new)) => new.clone(),
+                None => {
+                    let mut system = (*frame.system).clone();
+                    atoms.iter().for_each(|&i| system.masses[i] = 0.0);
+                    if system.degrees_of_freedom() == 0 {
+                        return usage(format!("--freeze `{text}` leaves no atom of {} that moves", system.name));
+                    }
+                    let new = Arc::new(system);
+                    systems.push((frame.system.clone(), atoms, new.clone()));
+                    new
+                }
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Moves every start structure downhill.
+///
+/// # Errors
+/// Where a structure cannot be relaxed; structures that only did not converge are warned of.
+pub(super) fn relax(
+    frames: &mut [Frame],
+    provider: &dyn ForceProvider,
+    dtype: DType,
+    pool: &rayon::ThreadPool,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let jobs: Vec<_> = frames.iter().map(|f| (f.system.clone(), f.positions.clone())).collect();
+    let options = RelaxOptions { dtype, ..RelaxOptions::default() };
+    let mut results = Vec::with_capacity(frames.len());
+    let collect = |_, result| results.push(result);
+    // A provider belongs to one thread; its fork moves into the pool.
+    let fork = provider.fork()?;
+    let tally = pool.install(move || relax_all(jobs, &*fork, &RelaxSpec::default(), &options, collect))?;
+    if tally.unfinished + tally.stalled > 0 {
+        warnings.push(format!("{} of {} start structures are not fully relaxed", tally.unfinished + tally.stalled, tally.taken));
+    }
+    for (frame, result) in frames.iter_mut().zip(results) {
+        frame.positions = result?.positions;
+    }
+    Ok(())
+}
+
+/// Number of replicas of a run and, for each, its start structure.
+fn replicas(sampling: &Sampling, frames: usize) -> Vec<usize> {
+    match sampling {
+        Sampling::Constant { replicas, .. } => (0..frames * replicas).map(|r| r / replicas).collect(),
+        Sampling::Exchange { temperatures, copies, .. } => (0..temperatures.len() * copies).map(|r| r % frames).collect(),
+    }
+}
+
+/// All replicas at step 0, with velocities at their temperatures.
+///
+/// # Errors
+/// Where there are too many, or structures differ that must not.
+pub(super) fn replicate(frames: &[Frame], config: &RunConfig, dtype: DType, seed: u64) -> Result<(Batch, State)> {
+    let most = frames.iter().map(Frame::len).max().unwrap_or(1).max(1);
+    let which = replicas(&config.sampling, frames.len());
+    if which.len().saturating_mul(6 * most) > MOST_COORDINATES {
+        return usage(format!("{} replicas of up to {most} atoms are more than fit into memory; run fewer at a time", which.len()));
+    }
+    if matches!(config.sampling, Sampling::Exchange { .. }) && frames.iter().any(|f| !Arc::ptr_eq(&f.system, &frames[0].system)) {
+        return usage("replica exchange needs one molecule, but the start structures differ; choose others with --frames");
+    }
+    let batch = Batch::new(which.iter().map(|&f| frames[f].system.clone()).collect(), (0..which.len() as u32).collect())?;
+    let positions: Vec<f64> = which.iter().flat_map(|&f| frames[f].positions.iter().copied()).collect();
+    let mut state = State::at_rest(&batch, &positions, dtype)?;
+    let cells: Vec<Option<Cell>> = which.iter().map(|&f| frames[f].cell).collect();
+    state.cells = match cells.iter().flatten().count() {
+        0 => None,
+        n if n == which.len() => Some(cells.into_iter().flatten().collect()),
+        _ => return usage("some start structures have a periodic cell and others have none; choose others with --frames"),
+    };
+    let temperatures = config.sampling.temperatures();
+    for (r, kt) in state.kt.iter_mut().enumerate() {
+        *kt = config.kt(temperatures[r % temperatures.len()]);
+    }
+    if config.dynamics.has_velocities() {
+        draw_velocities(&batch, &mut state, Noise::new(seed), removes_drift_at_start(config));
+    }
+    Ok((batch, state))
+}
+
+/// Constant-energy runs keep the drift that they start with for ever.
+fn removes_drift_at_start(config: &RunConfig) -> bool {
+    config.remove_drift || !config.dynamics.is_thermal()
+}
+
+/// Degrees of freedom that share the kinetic energy of `system`.
+pub(super) fn degrees_of_freedom(system: &System, config: &RunConfig) -> usize {
+    let moving = system.masses.iter().filter(|&&m| m > 0.0).count();
+    let free = removes_drift_at_start(config) && moving > 1;
+    system.degrees_of_freedom() - if free { system.dimension() } else { 0 }
+}
