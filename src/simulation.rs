@@ -421,7 +421,10 @@ impl Simulation {
             return;
         }
         let path = self.config.out.join(format!("last-good-replica-{replica}.extxyz"));
-        let frame = Frame::new(self.ensemble.system(replica).clone(), self.ensemble.last_good_positions(replica).to_f64());
+        let mut frame = Frame::new(self.ensemble.system(replica).clone(), self.ensemble.last_good_positions(replica).to_f64());
+        if self.config.units == UnitSystem::Reduced {
+            frame.positions.iter_mut().for_each(|x| *x /= start::ANGSTROMS_PER_NM);
+        }
         match write_frames(&path, None, &[frame]) {
             Ok(()) => runtime.say(format_args!("the last good state of replica {replica} is in {}", path.display())),
             Err(e) => runtime.warn(format_args!("the last good state of replica {replica} could not be written: {e}")),

@@ -4,12 +4,32 @@
 use crate::config::LogFormat;
 use crate::error::{Error, Result};
 use crate::io::FileLength;
+use scorefield_integrators::UnitSystem;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Names of the columns.
 const COLUMNS: [&str; 6] = ["step", "time_ps", "replica", "potential_kJ_mol", "kinetic_kJ_mol", "temperature_K"];
+/// The same in reduced units.
+const REDUCED_COLUMNS: [&str; 6] = ["step", "time", "replica", "potential", "kinetic", "temperature"];
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLayout {
+    /// CSV or JSON lines.
+    pub format: LogFormat,
+    /// Time step in ps.
+    pub dt: f64,
+    /// Units of all columns.
+    pub units: UnitSystem,
+}
+
+impl LogLayout {
+    fn columns(&self) -> [&'static str; 6] {
+        if self.units == UnitSystem::Si { COLUMNS } else { REDUCED_COLUMNS }
+    }
+}
 
 /// One row. Quantities that a run does not have (the potential of a model without energies, the kinetic energy of
 /// overdamped motion) are left empty.
@@ -33,7 +53,7 @@ pub struct Row {
 pub struct LogWriter {
     path: PathBuf,
     file: File,
-    format: LogFormat,
+    layout: LogLayout,
     /// Digits of times.
     digits: usize,
     pending: Vec<u8>,
@@ -44,11 +64,11 @@ pub struct LogWriter {
 const PIECE: usize = 1 << 16;
 
 impl LogWriter {
-    /// A new log; times are multiples of `dt` ps.
+    /// A new log.
     ///
     /// # Errors
     /// Where the file is there already (unless `overwrite`) or cannot be made.
-    pub fn create(path: &Path, format: LogFormat, dt: f64, overwrite: bool) -> Result<Self> {
+    pub fn create(path: &Path, layout: &LogLayout, overwrite: bool) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.write(true);
         if overwrite {
@@ -57,9 +77,9 @@ impl LogWriter {
             options.create_new(true)
         };
         let file = options.open(path).map_err(|source| Error::File { action: "write", path: path.to_owned(), source })?;
-        let mut log = Self::with(path, file, format, dt, 0);
-        if format == LogFormat::Csv {
-            log.pending.extend(COLUMNS.join(",").bytes().chain([b'\n']));
+        let mut log = Self::with(path, file, layout, 0);
+        if layout.format == LogFormat::Csv {
+            log.pending.extend(layout.columns().join(",").bytes().chain([b'\n']));
         }
         Ok(log)
     }
@@ -68,7 +88,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// Where the file is missing or shorter than that.
-    pub fn resume(path: &Path, format: LogFormat, dt: f64, length: &FileLength) -> Result<Self> {
+    pub fn resume(path: &Path, layout: &LogLayout, length: &FileLength) -> Result<Self> {
         let fail = |source| Error::File { action: "write", path: path.to_owned(), source };
         let mut file = OpenOptions::new().write(true).open(path).map_err(fail)?;
         let found = file.metadata().map_err(fail)?.len();
@@ -80,13 +100,13 @@ impl LogWriter {
             )));
         }
         file.set_len(length.bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(fail)?;
-        Ok(Self::with(path, file, format, dt, length.bytes))
+        Ok(Self::with(path, file, layout, length.bytes))
     }
 
-    fn with(path: &Path, file: File, format: LogFormat, dt: f64, written: u64) -> Self {
+    fn with(path: &Path, file: File, layout: &LogLayout, written: u64) -> Self {
         // Three digits more than the step's first one: enough to tell steps apart, without the noise of binary fractions.
-        let digits = (3.0 - dt.log10().floor()).clamp(3.0, 15.0) as usize;
-        LogWriter { path: path.to_owned(), file, format, digits, pending: Vec::with_capacity(2 * PIECE), written }
+        let digits = (3.0 - layout.dt.log10().floor()).clamp(3.0, 15.0) as usize;
+        LogWriter { path: path.to_owned(), file, layout: *layout, digits, pending: Vec::with_capacity(2 * PIECE), written }
     }
 
     /// Appends one row.
@@ -96,9 +116,10 @@ impl LogWriter {
     pub fn write(&mut self, row: &Row) -> Result<()> {
         let (time, digits) = (row.time, self.digits);
         let values = [row.potential, row.kinetic, row.temperature];
+        let names = self.layout.columns();
         let out = &mut self.pending;
         // Writing to memory cannot fail.
-        let _ = match self.format {
+        let _ = match self.layout.format {
             LogFormat::Csv => {
                 let _ = write!(out, "{},{time:.digits$},{}", row.step, row.replica);
                 for value in values {
@@ -110,8 +131,8 @@ impl LogWriter {
                 writeln!(out)
             }
             LogFormat::Jsonl => {
-                let _ = write!(out, "{{\"step\":{},\"time_ps\":{time:.digits$},\"replica\":{}", row.step, row.replica);
-                for (name, value) in COLUMNS[3..].iter().zip(values) {
+                let _ = write!(out, "{{\"{}\":{},\"{}\":{time:.digits$},\"{}\":{}", names[0], row.step, names[1], names[2], row.replica);
+                for (name, value) in names[3..].iter().zip(values) {
                     let _ = match value.filter(|v| v.is_finite()) {
                         Some(v) => write!(out, ",\"{name}\":{v:.4}"),
                         None => write!(out, ",\"{name}\":null"),
@@ -193,7 +214,8 @@ fn parse_row(line: &str, format: LogFormat) -> Option<(u64, [Option<f64>; 2])> {
         }
         LogFormat::Jsonl => {
             let row: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some((row["step"].as_u64()?, [row[COLUMNS[3]].as_f64(), row[COLUMNS[5]].as_f64()]))
+            let value = |i: usize| row.get(COLUMNS[i]).or_else(|| row.get(REDUCED_COLUMNS[i])).map(|v| v.as_f64());
+            Some((row["step"].as_u64()?, [value(3)?, value(5)?]))
         }
     }
 }
@@ -211,9 +233,10 @@ mod tests {
     fn rows_round_trip_and_resume_bitwise() {
         let dir = tempfile::tempdir().unwrap();
         for (format, name) in [(LogFormat::Csv, "a.csv"), (LogFormat::Jsonl, "a.jsonl")] {
+            let layout = LogLayout { format, dt: 0.002, units: UnitSystem::Si };
             let (whole, cut) = (dir.path().join(name), dir.path().join(format!("cut-{name}")));
-            let mut log = LogWriter::create(&whole, format, 0.002, false).unwrap();
-            let mut other = LogWriter::create(&cut, format, 0.002, false).unwrap();
+            let mut log = LogWriter::create(&whole, &layout, false).unwrap();
+            let mut other = LogWriter::create(&cut, &layout, false).unwrap();
             let mut length = None;
             for step in (0..50).step_by(10) {
                 for replica in 0..2 {
@@ -227,7 +250,7 @@ mod tests {
             log.flush().unwrap();
             other.flush().unwrap();
             drop(other);
-            let mut other = LogWriter::resume(&cut, format, 0.002, &length.unwrap()).unwrap();
+            let mut other = LogWriter::resume(&cut, &layout, &length.unwrap()).unwrap();
             for step in [30, 40] {
                 other.write(&row(step, 0)).unwrap();
                 other.write(&row(step, 1)).unwrap();
@@ -237,9 +260,9 @@ mod tests {
             let [potential, temperature] = read_series(&whole, format, 2).unwrap();
             assert_eq!(potential, vec![vec![-1.5; 5]; 2]);
             assert_eq!(temperature, [vec![300.0, 310.0, 320.0, 330.0, 340.0], vec![]]);
-            assert!(LogWriter::create(&whole, format, 0.002, false).is_err());
+            assert!(LogWriter::create(&whole, &layout, false).is_err());
             let longer = FileLength { file: name.into(), bytes: 1 << 20 };
-            assert!(LogWriter::resume(&whole, format, 0.002, &longer).err().unwrap().to_string().contains("was changed"));
+            assert!(LogWriter::resume(&whole, &layout, &longer).err().unwrap().to_string().contains("was changed"));
         }
         let text = std::fs::read_to_string(dir.path().join("a.csv")).unwrap();
         assert!(
@@ -251,7 +274,9 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn full_disk_is_an_error() {
-        let mut log = LogWriter::create(Path::new("/dev/full"), LogFormat::Csv, 0.001, true).unwrap();
+        let mut log =
+            LogWriter::create(Path::new("/dev/full"), &LogLayout { format: LogFormat::Csv, dt: 0.001, units: UnitSystem::Si }, true)
+                .unwrap();
         log.write(&row(0, 0)).unwrap();
         assert!(log.flush().unwrap_err().to_string().contains("/dev/full"));
     }

@@ -1,10 +1,11 @@
 //! The files of a run: one set of log and trajectory per temperature.
 
+use super::start::ANGSTROMS_PER_NM;
 use crate::checkpoint::SetFiles;
 use crate::config::{LogFormat, RunConfig, Sampling, TrajectoryLayout};
 use crate::error::{Error, Result};
 use crate::io::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
-use crate::report::log::{LogWriter, Row};
+use crate::report::log::{LogLayout, LogWriter, Row};
 use scorefield_integrators::{Batch, Ensemble, Exchange, UnitSystem};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ pub(super) struct Set {
     pub(super) trajectory: Option<TrajectoryWriter>,
     /// Replicas that are at this temperature now, one per copy.
     pub(super) members: Vec<usize>,
+    /// What positions are multiplied with for the trajectory: files are in Å, but reduced units are written as they are.
+    scale: f64,
 }
 
 /// Names of the files of every set.
@@ -77,6 +80,8 @@ pub(super) fn open(config: &RunConfig, batch: &Batch, overwrite: bool, resume: O
         return Err(Error::Run(format!("the checkpoint records files of {} temperatures, but the run has {}", files.len(), names.len())));
     }
     let mut sets = Vec::with_capacity(names.len());
+    let layout = LogLayout { format: config.log_format, dt: config.dt, units: config.units };
+    let scale = if config.units == UnitSystem::Si { 1.0 } else { 1.0 / ANGSTROMS_PER_NM };
     for (i, (names, &temperature)) in names.iter().zip(config.sampling.temperatures()).enumerate() {
         let recorded = resume.map(|files| &files[i]);
         let members: Vec<usize> = match &config.sampling {
@@ -85,16 +90,16 @@ pub(super) fn open(config: &RunConfig, batch: &Batch, overwrite: bool, resume: O
         };
         let log = match recorded.map(|r| &r.log) {
             _ if config.log_every == 0 => None,
-            Some(Some(length)) => Some(LogWriter::resume(&names.log, config.log_format, config.dt, length)?),
+            Some(Some(length)) => Some(LogWriter::resume(&names.log, &layout, length)?),
             Some(None) => return Err(missing(&names.log)),
-            None => Some(LogWriter::create(&names.log, config.log_format, config.dt, overwrite)?),
+            None => Some(LogWriter::create(&names.log, &layout, overwrite)?),
         };
         let trajectory = match recorded.map(|r| &r.trajectory[..]) {
             _ if config.trajectory_every == 0 => None,
             Some([]) => return Err(missing(&names.trajectory)),
             lengths => Some(trajectory(config, names, batch, &members, overwrite, lengths)?),
         };
-        sets.push(Set { temperature, log, trajectory, members });
+        sets.push(Set { temperature, log, trajectory, members, scale });
     }
     Ok(sets)
 }
@@ -154,9 +159,9 @@ impl Set {
         let mut positions = writer.buffer();
         for &replica in &self.members {
             let view = ensemble.positions(replica);
-            positions.extend((0..view.len()).map(|k| view.get(k)));
+            positions.extend((0..view.len()).map(|k| view.get(k) * self.scale));
         }
-        let cells = self.members.iter().map(|&r| ensemble.cell(r).copied()).collect();
+        let cells = self.members.iter().map(|&r| ensemble.cell(r).map(|c| c.map(|x| x * self.scale))).collect();
         writer.write(Report { step: ensemble.step(), time: Some(time), positions, velocities: None, cells })?;
         Ok(())
     }

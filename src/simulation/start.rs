@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Atoms closer than this are a mistake in the structure, never chemistry.
 const OVERLAP_NM: f64 = 0.01;
+/// What readers of files divide by, and writers multiply with.
+pub(super) const ANGSTROMS_PER_NM: f64 = 10.0;
 /// Most start structures read from one file.
 const MOST_FRAMES: usize = 1 << 20;
 /// Most coordinates of all replicas together: 16 GB of positions and velocities in double precision.
@@ -55,12 +57,18 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
     };
     let built = match &run.model {
         Some(text) => {
-            let spec = parse_spec(text).map_err(|e| Error::Usage(format!("--model: {e}")))?;
+            let spec = parse_spec(text).map_err(wrong_model)?;
             if let Some(file) = file_of(text) {
                 inputs.push(InputFile::of(&file)?);
             }
-            let start = frames.first().map(|f| &f.positions[..]);
-            build(&spec, start)?
+            let built = build(&spec, frames.first())?;
+            if built.provider.capabilities().units == UnitSystem::Reduced {
+                frames.iter_mut().for_each(|f| strip_units(f, built.toy.as_ref()));
+                // Once more, for what is bound to start positions.
+                build(&spec, frames.first())?
+            } else {
+                built
+            }
         }
         None if built_in => mechanics(EXAMPLE_XML, EXAMPLE_NAME)?,
         None => {
@@ -104,12 +112,29 @@ struct Model {
     mechanics: Option<Mechanics>,
 }
 
-fn build(spec: &ProviderSpec, start: Option<&[f64]>) -> Result<Model> {
+/// Descriptions that cannot be understood are mistakes of usage; files that cannot be used are not.
+fn wrong_model(error: scorefield_models::Error) -> Error {
+    use scorefield_models::Error as E;
+    match error {
+        E::Io { .. } | E::File { .. } | E::Tensor { .. } | E::Candle(_) => error.into(),
+        error => Error::Usage(format!("--model: {error}")),
+    }
+}
+
+/// Files are in Å; a model with reduced units takes their numbers as they are, and a toy of fewer axes its own system.
+fn strip_units(frame: &mut Frame, toy: Option<&Toy>) {
+    frame.positions.iter_mut().chain(frame.cell.iter_mut().flatten()).for_each(|x| *x *= ANGSTROMS_PER_NM);
+    if let Some(toy) = toy.filter(|t| t.system.len() == frame.len() && t.system.axes != [true; 3]) {
+        frame.system = Arc::new(System { name: frame.system.name.clone(), ..toy.system.clone() });
+    }
+}
+
+fn build(spec: &ProviderSpec, start: Option<&Frame>) -> Result<Model> {
     if let ProviderSpec::Mm { file } = spec {
         let text = std::fs::read_to_string(file).map_err(|e| Error::file("read", file, e))?;
         return mechanics(&text, &file.display().to_string());
     }
-    let built = spec.build_at(start)?;
+    let built = spec.build_at(start.map(|f| &f.positions[..])).map_err(wrong_model)?;
     Ok(Model { provider: built.provider, toy: built.toy, mechanics: None })
 }
 
