@@ -6,10 +6,11 @@
 
 use crate::array::{Array, DType};
 use crate::batch::Batch;
+use crate::constraint::{self, After, Constraints, Strides};
 use crate::error::{Error, Result, invalid};
 use crate::force::{Kind, Want};
 use crate::fused::{Plan, Stage};
-use crate::lane::coefficients;
+use crate::lane::{coefficients, correction};
 use crate::noise::{Noise, Purpose};
 use crate::propagator::{Context, Propagator};
 use crate::simd::{Lanes, MAX_LANES, SimdReal, dispatch};
@@ -17,6 +18,8 @@ use crate::state::{Clock, State};
 use crate::units::{BOLTZMANN, Dimension, Quantity, UnitSystem};
 use pulp::{Simd, WithSimd};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::sync::Arc;
 
 /// Which scheme moves the atoms. Quantities carry units (`"2 fs"`, `"1 /ps"`); bare numbers are reduced units.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,6 +199,10 @@ pub struct Dynamics {
     tables_kt: Vec<f64>,
     /// Noise of the present stage `[A, 3]`.
     xi: Array,
+    /// Constraints per replica, a `Vec<Constraints<T>>` of the state's precision; none where no replica has any.
+    constraints: Option<Arc<dyn Any + Send + Sync>>,
+    /// Positions before a stage `[A, 3]`, for constraints.
+    old: Array,
 }
 
 impl Dynamics {
@@ -211,6 +218,8 @@ impl Dynamics {
             tables: Vec::new(),
             tables_kt: Vec::new(),
             xi: Array::zeros(DType::F64, 0),
+            constraints: None,
+            old: Array::zeros(DType::F64, 0),
         })
     }
 
@@ -247,10 +256,15 @@ impl Dynamics {
     }
 
     fn step_typed<T: SimdReal>(&mut self, ctx: &mut Context<'_>) -> Result<()> {
+        let constraints = self.constraints.as_ref().and_then(|c| c.downcast_ref::<Vec<Constraints<T>>>());
         for (stage, tables) in self.plan.stages.iter().zip(&self.tables) {
             if *stage == Stage::Force {
                 ctx.evaluate(Want::FORCES)?;
                 continue;
+            }
+            let half = ctx.state.phase.len() / 2;
+            if constraints.is_some() {
+                self.old.typed_mut::<T>()?.copy_from_slice(&ctx.state.phase.typed::<T>()?[..half]);
             }
             dispatch(PlainStage::<T> {
                 stage,
@@ -262,6 +276,10 @@ impl Dynamics {
                 noise: ctx.noise,
                 step: ctx.state.step,
             });
+            if let (Some(constraints), Some(after)) = (constraints, correction(stage)) {
+                let (x, v) = ctx.state.phase.typed_mut::<T>()?.split_at_mut(half);
+                dispatch(Correct { constraints, after, batch: ctx.batch, x, v, old: self.old.typed()? });
+            }
         }
         ctx.state.step += 1;
         ctx.state.clock = Clock::Physical { time: ctx.state.step as f64 * self.plan.dt };
@@ -293,6 +311,19 @@ impl Propagator for Dynamics {
             });
         }
         ctx.provider.prepare(ctx.batch, ctx.state.dtype())?;
+        self.constraints = None;
+        if ctx.batch.systems().iter().any(|s| !s.constraints.is_empty()) {
+            fn make<T: SimdReal>(batch: &Batch) -> Result<Arc<dyn Any + Send + Sync>> {
+                let all: Result<Vec<_>> = batch.systems().iter().map(|s| Constraints::<T>::new(s)).collect();
+                Ok(Arc::new(all?))
+            }
+            self.constraints = Some(crate::by_dtype!(ctx.state.dtype(), make(ctx.batch))?);
+            self.old = Array::zeros(ctx.state.dtype(), 3 * ctx.batch.atoms());
+            // A state that satisfies them already, as after a restart, stays as it is, bit for bit.
+            if ctx.state.step == 0 {
+                constraint::project(ctx.batch, ctx.state)?;
+            }
+        }
         self.tables_kt.clear();
         self.make_tables(ctx.batch, ctx.state);
         ctx.evaluate(Want::FORCES)
@@ -339,6 +370,28 @@ struct PlainStage<'a, T> {
     forces: &'a [T],
     noise: Noise,
     step: u64,
+}
+
+/// Constraints of the plain loop, replica by replica.
+struct Correct<'a, T> {
+    constraints: &'a [Constraints<T>],
+    after: After,
+    batch: &'a Batch,
+    x: &'a mut [T],
+    v: &'a mut [T],
+    old: &'a [T],
+}
+
+impl<T: SimdReal> WithSimd for Correct<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, t: S) {
+        for (b, constraints) in self.constraints.iter().enumerate() {
+            let range = self.batch.range3(b);
+            let (x, v) = (&mut self.x[range.clone()], &mut self.v[range.clone()]);
+            constraints.apply_one::<T::Of<S>>(t, self.after, Strides { atom: 3, axis: 1 }, x, v, &self.old[range]);
+        }
+    }
 }
 
 /// `y = f(y, a, b)` element by element, in vectors; the tail goes through a padded one.

@@ -7,6 +7,7 @@
 
 use crate::array::DType;
 use crate::batch::Batch;
+use crate::constraint::{After, Constraints, Strides};
 use crate::error::{Error, Result};
 use crate::force::{Capabilities, ForceProvider, Input, Output};
 use crate::fused::{FusedLangevin, Plan, Stage};
@@ -65,6 +66,10 @@ struct Work<T> {
     f: AlignedBuffer<T>,
     xi: AlignedBuffer<T>,
     scratch: AlignedBuffer<T>,
+    /// Positions before a move, for constraints.
+    old: AlignedBuffer<T>,
+    /// Constraints of each system of the batch.
+    constraints: Vec<(Arc<System>, Constraints<T>)>,
     tables: AlignedBuffer<T>,
     /// What the tables were made for; they are made anew when it changes.
     tables_of: Option<(Plan, Vec<f64>)>,
@@ -390,6 +395,8 @@ impl<K: LaneKernel, T: SimdReal> WithSimd for RunBatch<'_, K, T> {
             group.gather::<T::Of<S>>(self.batch, &self.phase[..n3], &mut work.x[..n * lanes]);
             group.gather::<T::Of<S>>(self.batch, &self.phase[n3..], &mut work.v[..n * lanes]);
             group.gather::<T::Of<S>>(self.batch, self.forces, &mut work.f[..n * lanes]);
+            let system = self.batch.system(group.first);
+            let constraints = work.constraints.iter().find(|(s, _)| Arc::ptr_eq(s, system)).map(|(_, c)| c).filter(|c| !c.is_empty());
             let table_len = self.plan.stages.iter().map(tables_per_stage).sum::<usize>() * n;
             t.vectorize(RunGroup::<K, T::Of<S>> {
                 kernel: self.kernel,
@@ -400,6 +407,8 @@ impl<K: LaneKernel, T: SimdReal> WithSimd for RunBatch<'_, K, T> {
                 v: T::Of::<S>::slice_mut(t, &mut work.v[..n * lanes]),
                 f: T::Of::<S>::slice_mut(t, &mut work.f[..n * lanes]),
                 xi: T::Of::<S>::slice_mut(t, &mut work.xi[..n * lanes]),
+                old: T::Of::<S>::slice_mut(t, &mut work.old[..n * lanes]),
+                constraints,
                 scratch: T::Of::<S>::slice_mut(t, &mut work.scratch),
                 tables: T::Of::<S>::slice(t, &work.tables[table_start * lanes..(table_start + table_len) * lanes]),
                 noise: self.noise,
@@ -425,6 +434,8 @@ struct RunGroup<'a, K, V: Lanes> {
     v: &'a mut [V],
     f: &'a mut [V],
     xi: &'a mut [V],
+    old: &'a mut [V],
+    constraints: Option<&'a Constraints<V::Scalar>>,
     scratch: &'a mut [V],
     tables: &'a [V],
     noise: Noise,
@@ -438,7 +449,7 @@ impl<K: LaneKernel, V: Lanes> WithSimd for RunGroup<'_, K, V> {
     fn with_simd<S: Simd>(self, _: S) {
         let t = self.x[0].token();
         let n = self.x.len();
-        let RunGroup { kernel, plan, group, ids, x, v, f, xi, scratch, tables, noise, .. } = self;
+        let RunGroup { kernel, plan, group, ids, x, v, f, xi, old, constraints, scratch, tables, noise, .. } = self;
         for step in self.first_step..self.first_step + self.steps {
             let mut rest = tables;
             let mut next_table = || {
@@ -447,6 +458,9 @@ impl<K: LaneKernel, V: Lanes> WithSimd for RunGroup<'_, K, V> {
                 table
             };
             for stage in &plan.stages {
+                if constraints.is_some() && matches!(stage, Stage::Drift { .. } | Stage::Diffuse { .. }) {
+                    old.copy_from_slice(x);
+                }
                 match *stage {
                     Stage::Kick { .. } => {
                         for ((v, &c), &f) in v.iter_mut().zip(next_table()).zip(f.iter()) {
@@ -486,7 +500,46 @@ impl<K: LaneKernel, V: Lanes> WithSimd for RunGroup<'_, K, V> {
                         t.vectorize(Evaluate::<K, V, false> { kernel, group, x, f, scratch, energy: &mut energy });
                     }
                 }
+                if let (Some(constraints), Some(after)) = (constraints, correction(stage)) {
+                    t.vectorize(Correct { constraints, after, group, x, v, old });
+                }
             }
+        }
+    }
+}
+
+/// How constraints are restored after a stage.
+#[inline(always)]
+pub(crate) fn correction(stage: &Stage) -> Option<After> {
+    match *stage {
+        Stage::Kick { .. } | Stage::Thermostat { .. } => Some(After::Velocity),
+        Stage::Drift { h } => Some(After::Drift(h)),
+        Stage::Diffuse { .. } => Some(After::Displacement),
+        Stage::RemoveDrift | Stage::Force => None,
+    }
+}
+
+/// Constraints of one group, a function of its own.
+struct Correct<'a, V: Lanes> {
+    constraints: &'a Constraints<V::Scalar>,
+    after: After,
+    group: Group,
+    x: &'a mut [V],
+    v: &'a mut [V],
+    old: &'a [V],
+}
+
+impl<V: Lanes> WithSimd for Correct<'_, V> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let t = self.x[0].token();
+        let Correct { constraints, after, group, x, v, old } = self;
+        if group.atom_lanes {
+            let strides = Strides { atom: 1, axis: x.len() / 3 * V::LANES };
+            constraints.apply_one::<V>(t, after, strides, V::scalars_mut(x), V::scalars_mut(v), V::scalars(old));
+        } else {
+            constraints.apply(t, after, x, v, old);
         }
     }
 }
@@ -530,16 +583,23 @@ impl<K: LaneKernel> LaneProvider<K> {
         Ok(())
     }
 
-    fn size<T: SimdReal>(kernel: &K, batch: &Batch, work: &mut Work<T>) {
+    fn size<T: SimdReal>(kernel: &K, batch: &Batch, work: &mut Work<T>) -> Result<()> {
         let lanes = simd::lanes::<T>();
         let most = batch.systems().iter().map(|s| s.len()).max().unwrap_or(0);
         // Three rows padded to whole vectors are never larger than 3 N vectors.
         let len = 3 * most * lanes;
-        for buffer in [&mut work.x, &mut work.v, &mut work.f, &mut work.xi] {
+        for buffer in [&mut work.x, &mut work.v, &mut work.f, &mut work.xi, &mut work.old] {
             buffer.reserve(len);
+        }
+        work.constraints.clear();
+        for system in batch.systems().iter().filter(|s| !s.constraints.is_empty()) {
+            if !work.constraints.iter().any(|(s, _)| Arc::ptr_eq(s, system)) {
+                work.constraints.push((system.clone(), Constraints::new(system)?));
+            }
         }
         work.scratch.reserve(kernel.scratch(most) * lanes);
         work.tables_of = None;
+        Ok(())
     }
 }
 
@@ -559,7 +619,6 @@ impl<K: LaneKernel> ForceProvider for LaneProvider<K> {
             DType::F32 => Self::size(&self.kernel, batch, &mut self.work32),
             DType::F64 => Self::size(&self.kernel, batch, &mut self.work64),
         }
-        Ok(())
     }
 
     fn evaluate(&mut self, input: &Input<'_>, out: &mut Output) -> Result<()> {

@@ -3,6 +3,7 @@
 
 pub mod array;
 pub mod batch;
+pub mod constraint;
 pub mod dynamics;
 pub mod ensemble;
 pub mod error;
@@ -28,5 +29,5 @@ pub use force::{Capabilities, ForceProvider, Input, Kind, Output, Uncertainty, W
 pub use noise::{Noise, Purpose};
 pub use propagator::{Context, Progress, Propagator};
 pub use state::{Cell, Clock, State};
-pub use system::{AtomName, System};
+pub use system::{AtomName, Constraint, System};
 pub use units::{Dimension, Quantity, UnitSystem};

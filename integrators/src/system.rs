@@ -15,6 +15,15 @@ pub struct AtomName {
     pub chain: String,
 }
 
+/// A distance that does not change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constraint {
+    /// The two atoms.
+    pub atoms: [u32; 2],
+    /// Their distance in nm.
+    pub length: f64,
+}
+
 /// One molecule or one toy particle: types, masses, bonds and names of `N` atoms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct System {
@@ -26,6 +35,8 @@ pub struct System {
     pub masses: Vec<f64>,
     /// Bonds as pairs of atom indices, smaller first, sorted.
     pub bonds: Vec<(u32, u32)>,
+    /// Rigid bonds; dynamics keeps them, minimisers refuse them.
+    pub constraints: Vec<Constraint>,
     /// Names `[N]`.
     pub names: Vec<AtomName>,
     /// Total charge in units of e, where known.
@@ -43,6 +54,7 @@ impl System {
             types: vec![0; n],
             masses: vec![mass; n],
             bonds: Vec::new(),
+            constraints: Vec::new(),
             names: vec![AtomName::default(); n],
             charge: 0,
             axes: [true; 3],
@@ -64,9 +76,11 @@ impl System {
         self.axes.iter().filter(|&&a| a).count()
     }
 
-    /// Number of degrees of freedom that move: axes times atoms of non-zero mass.
+    /// Number of degrees of freedom that move: axes times atoms of non-zero mass, less constraints.
     pub fn degrees_of_freedom(&self) -> usize {
-        self.dimension() * self.masses.iter().filter(|&&m| m > 0.0).count()
+        let moves = |i: u32| self.masses.get(i as usize).is_some_and(|&m| m > 0.0);
+        let rigid = self.constraints.iter().filter(|c| moves(c.atoms[0]) || moves(c.atoms[1])).count();
+        (self.dimension() * self.masses.iter().filter(|&&m| m > 0.0).count()).saturating_sub(rigid)
     }
 
     /// How atom `i` (from 0) is called in messages, for example `atom 7 (N of ALA 2)`.

@@ -166,6 +166,7 @@ impl Reader {
             types: Vec::with_capacity(atoms.len()),
             masses: Vec::with_capacity(atoms.len()),
             bonds: bonds.into_iter().map(|[i, j]| (i.min(j) as u32, i.max(j) as u32)).collect(),
+            constraints: Vec::new(),
             names,
             charge: 0,
             axes: [true; 3],

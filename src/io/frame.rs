@@ -117,6 +117,8 @@ pub(crate) fn subsystem(system: &System, atoms: &[usize]) -> System {
         types: atoms.iter().map(|&i| system.types[i]).collect(),
         masses: atoms.iter().map(|&i| system.masses[i]).collect(),
         bonds,
+        // Files hold none; a force field brings its own.
+        constraints: Vec::new(),
         names: atoms.iter().map(|&i| system.names[i].clone()).collect(),
         // Total charge of a part is not known.
         charge: if atoms.len() == system.len() { system.charge } else { 0 },

@@ -108,8 +108,16 @@ impl Source for XyzReader {
             Some((_, text)) => parse_columns(text).map_err(|what| self.fail(what))?,
             None => PLAIN,
         };
-        let mut system =
-            System { name: self.name.clone(), types: vec![], masses: vec![], bonds: vec![], names: vec![], charge: 0, axes: [true; 3] };
+        let mut system = System {
+            name: self.name.clone(),
+            types: vec![],
+            masses: vec![],
+            bonds: vec![],
+            constraints: Vec::new(),
+            names: vec![],
+            charge: 0,
+            axes: [true; 3],
+        };
         let mut positions = Vec::with_capacity(3 * n);
         let mut forces = columns.forces.map(|_| Vec::with_capacity(3 * n));
         let mut line = String::new();

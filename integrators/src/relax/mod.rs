@@ -208,6 +208,13 @@ impl Propagator for Relaxation {
         if !matches!(ctx.state.clock, Clock::Diffusion { .. }) {
             ctx.state.clock = Clock::Iteration;
         }
+        if let Some(system) = ctx.batch.systems().iter().find(|s| !s.constraints.is_empty()) {
+            return invalid(format!(
+                "{} has {} rigid bonds, which minimisers do not keep; relax with a force field made without constraints",
+                system.name,
+                system.constraints.len()
+            ));
+        }
         ctx.provider.prepare(ctx.batch, ctx.state.dtype())?;
         self.walks = ctx.batch.systems().iter().map(|system| Walk::new(&self.settings, system)).collect();
         ctx.evaluate(Settings::want(ctx.provider.capabilities()))?;

@@ -6,7 +6,8 @@
 
 use super::model::Mechanics;
 use super::terms::{
-    MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integrals, born_pair, born_radius, lennard_jones_coulomb, sub, torsion,
+    MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integrals, born_pair, born_radius, lennard_jones_coulomb, sub,
+    torsion,
 };
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::{Lanes, MAX_LANES};
@@ -104,11 +105,7 @@ impl<T: Real> Tables<T> {
         let nonbonded = m.nonbonded.as_ref().map(|nb| {
             let parameters = nb.pair_parameters();
             let at = |a: usize, b: usize| &parameters[a * n + b];
-            Pairs {
-                qq: pair_table(&|a, b| at(a, b)[0]),
-                c6: pair_table(&|a, b| at(a, b)[1]),
-                c12: pair_table(&|a, b| at(a, b)[2]),
-            }
+            Pairs { qq: pair_table(&|a, b| at(a, b)[0]), c6: pair_table(&|a, b| at(a, b)[1]), c12: pair_table(&|a, b| at(a, b)[2]) }
         });
         let born = m.born.as_ref().map(|gb| {
             let p = |k: usize| &gb.particles[k];
@@ -298,7 +295,14 @@ fn bonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scalar>,
 }
 
 #[inline(always)]
-fn nonbonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scalar>, x: &[V], f: &mut [V], scratch: &mut [V], energy: &mut V) {
+fn nonbonded<V: Lanes, const ENERGY: bool>(
+    t: V::Token,
+    tables: &Tables<V::Scalar>,
+    x: &[V],
+    f: &mut [V],
+    scratch: &mut [V],
+    energy: &mut V,
+) {
     let n = tables.atoms;
     let zero = V::zero(t);
     let (kept, rest) = scratch.split_at_mut(KEPT * tables.rows * n);
@@ -706,7 +710,13 @@ fn nonbonded_one<V: Lanes, const ENERGY: bool>(
         for a in (0..n).step_by(l) {
             let mut s = load!(kept, kept_at!(d, 1) + a);
             if tables.born.is_some() {
-                s = chain(s, load!(born_force, a), load!(kept, kept_at!(d, 2) + a), load!(born_force, a + d), load!(kept, kept_at!(d, 3) + a));
+                s = chain(
+                    s,
+                    load!(born_force, a),
+                    load!(kept, kept_at!(d, 2) + a),
+                    load!(born_force, a + d),
+                    load!(kept, kept_at!(d, 3) + a),
+                );
             }
             let delta = sub(position!(a), position!(a + d));
             for k in 0..3 {

@@ -1,7 +1,7 @@
 //! What a force field says about one system: masses and terms with their parameters, in internal units.
 
 use super::terms::{MAX_PERIODICITY, Rescaling};
-use scorefield_integrators::{Error, Result, System};
+use scorefield_integrators::{Constraint, Error, Result, System};
 
 /// `½ k (r − length)²`.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +106,7 @@ pub(super) struct Born {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mechanics {
     pub(super) masses: Vec<f64>,
+    pub(super) constraints: Vec<Constraint>,
     pub(super) bonds: Vec<Bond>,
     pub(super) angles: Vec<Angle>,
     pub(super) torsions: Vec<Torsion>,
@@ -147,6 +148,7 @@ impl Mechanics {
             born: None,
             removes_drift: false,
             masses: self.masses.clone(),
+            constraints: Vec::new(),
             forces: Vec::new(),
         };
         let all = [
@@ -159,7 +161,12 @@ impl Mechanics {
         all.into_iter().filter(|(_, part)| *part != empty).collect()
     }
 
-    /// Gives `system` this description's masses, and its harmonic bonds where the system has none.
+    /// Rigid bonds.
+    pub fn constraints(&self) -> &[Constraint] {
+        &self.constraints
+    }
+
+    /// Gives `system` this description's masses and rigid bonds, and where the system has no bonds those of the description.
     ///
     /// # Errors
     /// Where the atoms are not those the force field was made for: another number, or masses that do not fit the elements.
@@ -175,7 +182,10 @@ impl Mechanics {
         for (i, (&mass, &expected)) in self.masses.iter().zip(&system.masses).enumerate() {
             // Repartitioned hydrogens are heavier and their neighbours lighter, so only gross differences are mistakes.
             let hydrogen = system.types[i] == 1;
-            if system.types[i] > 0 && mass > 0.0 && (if hydrogen { mass > 4.6 } else { mass > expected + 0.6 || mass < expected - 9.0 || mass < 2.5 }) {
+            if system.types[i] > 0
+                && mass > 0.0
+                && (if hydrogen { mass > 4.6 } else { mass > expected + 0.6 || mass < expected - 9.0 || mass < 2.5 })
+            {
                 return Err(Error::Invalid(format!(
                     "{} of {} should weigh {expected:.3} u but {file} says {mass:.3} u; the files order their atoms differently",
                     system.describe_atom(i),
@@ -184,8 +194,10 @@ impl Mechanics {
             }
         }
         system.masses.clone_from(&self.masses);
+        system.constraints.clone_from(&self.constraints);
         if system.bonds.is_empty() {
-            system.bonds = self.bonds.iter().map(|b| (b.atoms[0].min(b.atoms[1]), b.atoms[0].max(b.atoms[1]))).collect();
+            let pairs = self.bonds.iter().map(|b| b.atoms).chain(self.constraints.iter().map(|c| c.atoms));
+            system.bonds = pairs.map(|[i, j]| (i.min(j), i.max(j))).collect();
             system.bonds.sort_unstable();
             system.bonds.dedup();
         }
@@ -217,6 +229,13 @@ impl Mechanics {
             atoms(n, &what, b.atoms)?;
             number(&what, "d", b.length)?;
             number(&what, "k", b.k)?;
+        }
+        for (i, c) in self.constraints.iter().enumerate() {
+            let what = format!("constraint {i}");
+            atoms(n, &what, c.atoms)?;
+            if !(c.length.is_finite() && c.length > 0.0) {
+                return Err(format!("{what} has d = {}; it must be positive", c.length));
+            }
         }
         for (i, a) in self.angles.iter().enumerate() {
             let what = format!("HarmonicAngleForce, angle {i}");

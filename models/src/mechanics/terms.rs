@@ -92,7 +92,8 @@ impl TorsionSeries {
         second[1][1] = 2.0;
         for m in 2..=MAX_PERIODICITY {
             for power in 0..=MAX_PERIODICITY {
-                let shifted = |t: &[[f64; MAX_PERIODICITY + 1]; MAX_PERIODICITY + 1]| if power > 0 { 2.0 * t[m - 1][power - 1] } else { 0.0 };
+                let shifted =
+                    |t: &[[f64; MAX_PERIODICITY + 1]; MAX_PERIODICITY + 1]| if power > 0 { 2.0 * t[m - 1][power - 1] } else { 0.0 };
                 first[m][power] = shifted(&first) - first[m - 2][power];
                 second[m][power] = shifted(&second) - second[m - 2][power];
             }

@@ -1,7 +1,8 @@
 use super::*;
 use scorefield_integrators::fused::Plan;
 use scorefield_integrators::{
-    Batch, Context, DType, Dynamics, DynamicsSpec, ForceProvider, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem, Want,
+    Batch, Context, DType, Dynamics, DynamicsSpec, ForceProvider, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem,
+    Want,
 };
 use std::sync::Arc;
 
@@ -37,7 +38,15 @@ fn relative(a: &[f64], b: &[f64]) -> f64 {
     (difference / b.iter().map(|b| square(*b)).sum::<f64>()).sqrt()
 }
 
-const READABLE: [&str; 6] = ["aldp-obc", "aldp-vacuum", "aldp-amber14-obc1", "tetrapeptide-amber14-obc2", "aldp-amber14-obc2-no-surface", "torsions"];
+const READABLE: [&str; 7] = [
+    "aldp-obc",
+    "aldp-vacuum",
+    "aldp-amber14-obc1",
+    "tetrapeptide-amber14-obc2",
+    "aldp-amber14-obc2-no-surface",
+    "torsions",
+    "aldp-constraints-hbonds",
+];
 
 #[test]
 fn energies_and_forces_agree_with_openmm() {
@@ -61,7 +70,10 @@ fn energies_and_forces_agree_with_openmm() {
                 let (_, exact_at_rounded) = evaluate(&m, DType::F64, std::slice::from_ref(&rounded));
                 let error = relative(&f32_forces[..x.len()], &reference);
                 let inherent = relative(&exact_at_rounded, &reference);
-                assert!(error < 1e-4_f64.max(3.0 * inherent), "{case} f32: relative force error {error:.2e}, of which input {inherent:.2e}");
+                assert!(
+                    error < 1e-4_f64.max(3.0 * inherent),
+                    "{case} f32: relative force error {error:.2e}, of which input {inherent:.2e}"
+                );
             }
             for (name, part) in m.parts() {
                 let (e, _) = evaluate(&part, DType::F64, std::slice::from_ref(&x));
@@ -121,6 +133,7 @@ fn run(m: &Mechanics, spec: &DynamicsSpec, dtype: DType, x: &[f64], ids: &[u32],
     let mut provider = m.provider("test");
     let mut system = System::particles("test", m.atoms(), 1.0);
     system.masses = m.masses().to_vec();
+    system.constraints = m.constraints().to_vec();
     system.masses[3] = 0.0;
     let batch = Batch::new(vec![Arc::new(system); ids.len()], ids.to_vec()).unwrap();
     let mut state = State::at_rest(&batch, &x.repeat(ids.len()), dtype).unwrap();
@@ -145,7 +158,13 @@ fn run(m: &Mechanics, spec: &DynamicsSpec, dtype: DType, x: &[f64], ids: &[u32],
 
 #[test]
 fn fused_runs_equal_the_plain_loop_whatever_the_batch() {
-    let (m, frames) = fixture("aldp-obc");
+    for case in ["aldp-obc", "aldp-constraints-hbonds"] {
+        fused_equals_plain(case);
+    }
+}
+
+fn fused_equals_plain(case: &str) {
+    let (m, frames) = fixture(case);
     let x = numbers(&frames[0]["positions_nm"]);
     let (dt, friction) = (Quantity::new(1.0, "fs"), Quantity::new(5.0, "/ps"));
     for name in DynamicsSpec::NAMES {
@@ -154,14 +173,14 @@ fn fused_runs_equal_the_plain_loop_whatever_the_batch() {
         for dtype in [DType::F32, DType::F64] {
             let ids: Vec<u32> = (0..19).collect();
             let whole = run(&m, &spec, dtype, &x, &ids, &[20], true);
-            assert_eq!(whole, run(&m, &spec, dtype, &x, &ids, &[1, 7, 12], false), "{name} {dtype}: plain loop");
-            assert_eq!(whole, run(&m, &spec, dtype, &x, &ids, &[13, 7], true), "{name} {dtype}: steps in parts");
+            assert_eq!(whole, run(&m, &spec, dtype, &x, &ids, &[1, 7, 12], false), "{case} {name} {dtype}: plain loop");
+            assert_eq!(whole, run(&m, &spec, dtype, &x, &ids, &[13, 7], true), "{case} {name} {dtype}: steps in parts");
             // One replica alone, in lanes of atoms.
             let alone = run(&m, &spec, dtype, &x, &[11], &[20], true);
             let n3 = x.len();
             for (part, offset) in [(0, 0), (1, 19 * n3), (2, 2 * 19 * n3)] {
                 let of_batch = &whole[offset + 11 * n3..offset + 12 * n3];
-                assert_eq!(of_batch, &alone[part * n3..(part + 1) * n3], "{name} {dtype}: alone, part {part}");
+                assert_eq!(of_batch, &alone[part * n3..(part + 1) * n3], "{case} {name} {dtype}: alone, part {part}");
             }
         }
     }
@@ -177,7 +196,6 @@ fn plans_are_data() {
 fn what_is_not_supported_is_refused_by_name() {
     for (case, part) in [
         ("aldp-amber14-gbn2", "CustomGBForce"),
-        ("aldp-constraints-hbonds", "constraints"),
         ("aldp-cutoff-nonperiodic", "CutoffNonPeriodic"),
         ("custom-bond", "CustomBondForce"),
         ("aldp-amber14-obc2-salt", "kappa"),
@@ -191,3 +209,40 @@ fn what_is_not_supported_is_refused_by_name() {
     }
 }
 
+#[test]
+fn rigid_bonds_stay_rigid() {
+    let (m, frames) = fixture("aldp-constraints-hbonds");
+    let x = numbers(&frames[0]["positions_nm"]);
+    let mut system = System::particles("test", m.atoms(), 1.0);
+    m.apply_to(&mut system, "test").unwrap();
+    assert_eq!((system.constraints.len(), system.degrees_of_freedom()), (12, 54));
+    let system = Arc::new(system);
+    for name in ["baoab", "middle", "verlet", "legacy", "overdamped-limit"] {
+        let dt = if name.starts_with("overdamped") { 0.02 } else { 2.0 };
+        let spec = DynamicsSpec::named(name, Quantity::new(dt, "fs"), Quantity::new(5.0, "/ps")).unwrap();
+        for (dtype, tolerance) in [(DType::F64, 1e-8), (DType::F32, 2e-6)] {
+            for replicas in [1, 16] {
+                let batch = Batch::uniform(system.clone(), replicas, 0).unwrap();
+                let mut state = State::at_rest(&batch, &x.repeat(replicas), dtype).unwrap();
+                state.kt.fill(2.5);
+                let noise = Noise::new(1);
+                scorefield_integrators::dynamics::draw_velocities(&batch, &mut state, noise, false);
+                let mut out = Output::new(&batch, dtype, Want::FORCES);
+                let mut provider = m.provider("test");
+                let mut dynamics = Dynamics::new(&spec, UnitSystem::Si, false).unwrap();
+                let mut ctx = Context { batch: &batch, state: &mut state, provider: &mut provider, out: &mut out, noise };
+                dynamics.prepare(&mut ctx).unwrap();
+                dynamics.run(&mut ctx, 500).unwrap();
+                let worst = scorefield_integrators::constraint::violation(&batch, &state);
+                assert!(worst < tolerance, "{name} {dtype}: {worst:.1e}");
+                // No velocity along a rigid bond.
+                let (x, v) = (state.positions(), state.velocities());
+                for c in system.constraints.iter().filter(|_| spec.has_velocities()) {
+                    let [i, j] = c.atoms.map(|i| 3 * i as usize);
+                    let along: f64 = (0..3).map(|a| (x.get(i + a) - x.get(j + a)) * (v.get(i + a) - v.get(j + a))).sum();
+                    assert!(along.abs() < 100.0 * tolerance * c.length, "{name} {dtype}: {along:.1e}");
+                }
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 use super::model::{Angle, Bond, Born, BornParticle, Exception, Mechanics, Nonbonded, Particle, Torsion};
 use super::terms::Rescaling;
 use roxmltree::{Document, Node};
+use scorefield_integrators::Constraint;
 use scorefield_integrators::units::COULOMB;
 
 /// Largest file that is read; a system of 20,000 atoms without cutoff is far below.
@@ -29,11 +30,15 @@ pub(super) fn read(text: &str) -> Result<Mechanics> {
     if root.tag_name().name() != "System" {
         return at(
             root,
-            format!("the root element is <{}>, not <System>; write the file with openmm.XmlSerializer.serialize(system)", root.tag_name().name()),
+            format!(
+                "the root element is <{}>, not <System>; write the file with openmm.XmlSerializer.serialize(system)",
+                root.tag_name().name()
+            ),
         );
     }
     let mut m = Mechanics {
         masses: Vec::new(),
+        constraints: Vec::new(),
         bonds: Vec::new(),
         angles: Vec::new(),
         torsions: Vec::new(),
@@ -49,14 +54,21 @@ pub(super) fn read(text: &str) -> Result<Mechanics> {
             "Particles" => {
                 for p in elements(section) {
                     if let Some(site) = elements(p).next() {
-                        return at(site, format!("particle {} is a virtual site ({}); virtual sites are not supported", m.masses.len(), site.tag_name().name()));
+                        return at(
+                            site,
+                            format!(
+                                "particle {} is a virtual site ({}); virtual sites are not supported",
+                                m.masses.len(),
+                                site.tag_name().name()
+                            ),
+                        );
                     }
                     m.masses.push(number(p, "mass")?);
                 }
             }
             "Constraints" => {
-                if let Some(c) = elements(section).next() {
-                    return at(c, "the system has constraints; they are not supported yet. Create it with constraints=None and use a time step for flexible bonds, or hydrogen mass repartitioning".into());
+                for c in elements(section) {
+                    m.constraints.push(Constraint { atoms: [index(c, "p1")?, index(c, "p2")?], length: number(c, "d")? });
                 }
             }
             "Forces" => {
@@ -90,7 +102,11 @@ fn read_force(force: Node<'_, '_>, m: &mut Mechanics) -> Result<()> {
         }
         "HarmonicAngleForce" => {
             for a in children(force, "Angles")? {
-                m.angles.push(Angle { atoms: [index(a, "p1")?, index(a, "p2")?, index(a, "p3")?], angle: number(a, "a")?, k: number(a, "k")? });
+                m.angles.push(Angle {
+                    atoms: [index(a, "p1")?, index(a, "p2")?, index(a, "p3")?],
+                    angle: number(a, "a")?,
+                    k: number(a, "k")?,
+                });
             }
         }
         "PeriodicTorsionForce" => {
@@ -290,7 +306,11 @@ fn custom_gb(force: Node<'_, '_>) -> Result<Born> {
     };
     let mut particles = Vec::new();
     for p in children(force, "Particles")? {
-        particles.push(BornParticle { charge: number(p, "param1")?, radius: number(p, "param2")? + OFFSET, scaled_radius: number(p, "param3")? });
+        particles.push(BornParticle {
+            charge: number(p, "param1")?,
+            radius: number(p, "param2")? + OFFSET,
+            scaled_radius: number(p, "param3")?,
+        });
     }
     Ok(Born {
         particles,
