@@ -5,6 +5,7 @@
 //! models, [`adapters`] turns any candle model into a provider, and [`testing`] holds the checks that all of them pass.
 
 pub mod analytic;
+pub mod combine;
 pub mod error;
 pub mod mechanics;
 pub mod spec;

@@ -19,6 +19,7 @@
 //! ```
 
 use crate::analytic::{DoubleWell2dSpec, DoubleWellSpec, HarmonicSpec, LennardJonesSpec, MullerBrownSpec, Toy};
+use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::mechanics::Mechanics;
 use scorefield_integrators::lane::{LaneKernel, LaneProvider};
@@ -59,6 +60,33 @@ pub enum ProviderSpec {
         /// The safetensors file.
         file: PathBuf,
     },
+    /// Forces added up.
+    Sum {
+        /// What is added.
+        terms: Vec<ProviderSpec>,
+    },
+    /// Forces times a number.
+    Scale {
+        /// The number.
+        factor: f64,
+        /// What is scaled.
+        of: Box<ProviderSpec>,
+    },
+    /// The mean of several models, with its uncertainty.
+    Committee {
+        /// The models.
+        members: Vec<ProviderSpec>,
+    },
+    /// Forces without net force and, where `torque`, without net torque.
+    Project {
+        /// Whether the torque is removed too.
+        #[serde(default)]
+        torque: bool,
+        /// What is projected.
+        of: Box<ProviderSpec>,
+    },
+    /// Springs to reference positions.
+    Restraint(RestraintSpec),
 }
 
 /// A provider and, where its model brings one along, a system to run it on.
@@ -158,12 +186,16 @@ const KINDS: &[KindInfo] = &[
     KindInfo {
         name: "lj",
         aliases: &["lennard-jones"],
-        summary: "Lennard-Jones, open and without cutoff",
+        summary: "Lennard-Jones: open and without cutoff, or with one in a periodic cell",
         parameters: &[
             parameter("sigma", "1", "distance of zero energy; with a unit (`3.405 A`) everything is SI, without one reduced"),
             parameter("epsilon", "1", "depth of the well (`0.0103 eV`)"),
-            parameter("n", "13", "number of atoms of the cluster it brings along"),
+            parameter("cutoff", "", "with it the model needs a periodic cell; without it all pairs, open"),
+            parameter("shift", "false", "with a cutoff: make energies continuous there"),
+            parameter("skin", "", "with a cutoff: reach of neighbour lists beyond it, by default 0.3 sigma"),
+            parameter("n", "", "atoms it brings along: a cluster (by default 13), or with a cutoff a crystal (by default 108)"),
             parameter("mass", "", "mass of those atoms, by default 1 (argon's 39.948 u in SI)"),
+            parameter("density", "0.8442", "with a cutoff: number density of that crystal times sigma^3"),
         ],
     },
     KindInfo {
@@ -177,6 +209,35 @@ const KINDS: &[KindInfo] = &[
         aliases: &[],
         summary: "a learned model; short form FILE.safetensors",
         parameters: &[parameter("file", "", "the safetensors file, whose metadata name the architecture")],
+    },
+    KindInfo { name: "sum", aliases: &[], summary: "forces added up (TOML)", parameters: &[parameter("terms", "", "list of providers")] },
+    KindInfo {
+        name: "scale",
+        aliases: &["scaled"],
+        summary: "forces times a number (TOML)",
+        parameters: &[parameter("factor", "", "the number"), parameter("of", "", "the provider")],
+    },
+    KindInfo {
+        name: "committee",
+        aliases: &[],
+        summary: "mean of several models; their standard deviation is the uncertainty (TOML)",
+        parameters: &[parameter("members", "", "list of at least two providers")],
+    },
+    KindInfo {
+        name: "project",
+        aliases: &["projected"],
+        summary: "forces without net force, and on request without net torque (TOML)",
+        parameters: &[parameter("torque", "", "`true` removes the torque too; by default `false`"), parameter("of", "", "the provider")],
+    },
+    KindInfo {
+        name: "restraint",
+        aliases: &[],
+        summary: "springs that hold atoms where they are, V = k |r - c|^2 / 2 (TOML)",
+        parameters: &[
+            parameter("stiffness", "", "force constant (`100 kJ/mol/nm^2`)"),
+            parameter("atoms", "", "list of atoms and ranges counted from 1 (`[1, \"3-7\"]`), by default all"),
+            parameter("reference", "", "`start` (the default), or rows of positions in nm"),
+        ],
     },
 ];
 
@@ -325,7 +386,12 @@ impl ProviderSpec {
     fn resolve_paths(&mut self, folder: &Path) {
         match self {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
+            ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
+                inner.iter_mut().for_each(|s| s.resolve_paths(folder));
+            }
+            ProviderSpec::Scale { of, .. } | ProviderSpec::Project { of, .. } => of.resolve_paths(folder),
             ProviderSpec::Harmonic(_)
+            | ProviderSpec::Restraint(_)
             | ProviderSpec::DoubleWell(_)
             | ProviderSpec::DoubleWell2d(_)
             | ProviderSpec::MullerBrown(_)
@@ -347,7 +413,36 @@ impl ProviderSpec {
     /// # Errors
     /// As [`ProviderSpec::build`].
     pub fn build_at(&self, start: Option<&[f64]>) -> Result<Built> {
+        let all = |specs: &[ProviderSpec]| -> Result<(Vec<Box<dyn ForceProvider>>, Option<Toy>, Option<Mechanics>)> {
+            let (mut toy, mut mechanics) = (None, None);
+            let mut providers = Vec::with_capacity(specs.len());
+            for spec in specs {
+                // Without a structure, terms that need one take that of a term which brings its own.
+                let built = spec.build_at(start.or(toy.as_ref().map(|t: &Toy| &t.positions[..])))?;
+                toy = toy.or(built.toy);
+                mechanics = mechanics.or(built.mechanics);
+                providers.push(built.provider);
+            }
+            Ok((providers, toy, mechanics))
+        };
         match self {
+            ProviderSpec::Sum { terms } => {
+                let (providers, toy, mechanics) = all(terms)?;
+                Ok(Built { provider: Box::new(Sum::new(providers)?), toy, mechanics })
+            }
+            ProviderSpec::Committee { members } => {
+                let (providers, toy, mechanics) = all(members)?;
+                Ok(Built { provider: Box::new(Committee::new(providers)?), toy, mechanics })
+            }
+            ProviderSpec::Scale { factor, of } => {
+                let built = of.build_at(start)?;
+                Ok(Built { provider: Box::new(Scaled::new(built.provider, *factor)?), ..built })
+            }
+            ProviderSpec::Project { torque, of } => {
+                let built = of.build_at(start)?;
+                Ok(Built { provider: Box::new(Projected::new(built.provider, *torque)), ..built })
+            }
+            ProviderSpec::Restraint(s) => Ok(Built { provider: Box::new(s.build(start)?), toy: None, mechanics: None }),
             ProviderSpec::Harmonic(s) => s.build(start).map(toy),
             ProviderSpec::DoubleWell(s) => s.build().map(toy),
             ProviderSpec::DoubleWell2d(s) => s.build().map(toy),
@@ -357,9 +452,12 @@ impl ProviderSpec {
                 Ok(Built { provider, toy: Some(toy), mechanics: None })
             }
             ProviderSpec::Mm { file } => {
-                let mechanics = Mechanics::from_xml(&read_text(file, MAX_XML_BYTES)?, &file.display().to_string())?;
-                let provider = Box::new(mechanics.provider(&file.display().to_string()));
-                Ok(Built { provider, toy: None, mechanics: Some(mechanics) })
+                let name = file.display().to_string();
+                let mechanics = Mechanics::from_xml(&read_text(file, MAX_XML_BYTES)?, &name).map_err(|e| Error::File {
+                    file: file.clone(),
+                    reason: e.to_string().trim_start_matches(&format!("{name}: ")).into(),
+                })?;
+                Ok(Built { provider: Box::new(mechanics.provider(&name)), toy: None, mechanics: Some(mechanics) })
             }
             ProviderSpec::Weights { file } => {
                 Err(Error::File { file: file.clone(), reason: "no learned architecture is part of this build".into() })
@@ -415,6 +513,7 @@ mod tests {
                 let written = parse_spec(&format!("{}:{}={}", kind.name, p.name, p.default)).unwrap();
                 assert_eq!(written, parse_spec(kind.name).unwrap(), "{}: default of {}", kind.name, p.name);
             }
+            assert!(kind.aliases.iter().all(|a| KINDS.iter().all(|k| k.name != *a)));
             for p in kind.parameters {
                 // Every documented key is known to the reader, which may still refuse this value.
                 if let Err(e) = parse_spec(&format!("{}:{}=?", kind.name, p.name)) {
@@ -423,6 +522,59 @@ mod tests {
             }
         }
         assert_eq!(builtins().len(), KINDS.len());
+    }
+
+    fn tree(text: &str) -> Result<ProviderSpec> {
+        from_table(text.parse().unwrap(), "tree", 0)
+    }
+
+    #[test]
+    fn trees_nest_and_say_where_they_are_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tree.toml");
+        let text = r#"
+            kind = "sum"
+            terms = [
+                { kind = "lj", n = 9 },
+                { kind = "scale", factor = 0.5, of = { kind = "committee", members = [{ kind = "lj" }, { kind = "lj", epsilon = 1.2 }] } },
+                { kind = "project", torque = true, of = { kind = "harmonic" } },
+                { kind = "restraint", stiffness = 10, atoms = [1, "3-5"] },
+            ]
+        "#;
+        std::fs::write(&file, text).unwrap();
+        let built = parse_spec(file.to_str().unwrap()).unwrap().build().unwrap();
+        assert_eq!(built.toy.unwrap().system.len(), 9);
+        assert!(built.provider.capabilities().uncertainty);
+        std::fs::write(
+            &file,
+            r#"kind = "scale"
+            factor = 2
+            of = { kind = "mm", file = "x.xml" }"#,
+        )
+        .unwrap();
+        let ProviderSpec::Scale { of, factor } = parse_spec(file.to_str().unwrap()).unwrap() else { panic!() };
+        assert_eq!((*of, factor), (ProviderSpec::Mm { file: folder.path().join("x.xml") }, 2.0));
+
+        let message = |text: &str| tree(text).and_then(|s| s.build().map(|_| ())).unwrap_err().to_string();
+        assert!(message(r#"terms = []"#).contains("no `kind`"));
+        assert!(
+            message(
+                r#"kind = "sum"
+            terms = [{ kind = "lj" }, { kind = "lj", epsilom = 2 }]"#
+            )
+            .contains("tree: terms[1]: lj: unknown parameter `epsilom`, did you mean `epsilon`?")
+        );
+        assert!(message("kind = \"sum\"\nterms = [3]").contains("3 is not a provider"));
+        assert!(message("kind = \"sum\"\nterms = []").contains("at least one provider"));
+        assert!(message("kind = \"sum\"").contains("terms"));
+        assert!(message("kind = \"restraint\"\nstiffness = 1").contains("needs start positions"));
+        assert!(message("kind = \"restraint\"\nstiffness = 1\nreference = \"here\"").contains("reference"));
+        let rows = "kind = \"restraint\"\nstiffness = 1\nreference = [[0, 0, 0], [1.5, 0, 0]]";
+        assert!(tree(rows).unwrap().build().is_ok());
+        assert!(message(&format!("{rows}\natoms = [0]")).contains("counted from 1"));
+        assert!(message(&format!("{rows}\natoms = [\"2-1\"]")).contains("atoms = 2-1 is refused"));
+        let deep = format!("{}{{ kind = \"lj\" }}{}", "{ kind = \"scale\", factor = 1, of = ".repeat(20), " }".repeat(20));
+        assert!(message(&format!("kind = \"scale\"\nfactor = 1\nof = {deep}")).contains("nest deeper"));
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub struct LennardJones {
 
 /// What a pair at squared distance `r2` contributes: `−(dV/dr)/r` and `V`.
 #[inline(always)]
-fn pair<V: Lanes>(t: V::Token, sigma2: V, epsilon: f64, r2: V) -> (V, V) {
-    let inverse = V::lit(t, 1.0) / r2;
+pub(super) fn pair<V: Lanes>(t: V::Token, sigma2: V, epsilon: f64, r2: V) -> (V, V) {
+    let inverse = r2.recip();
     let s2 = sigma2 * inverse;
     let s6 = s2 * s2 * s2;
     // 24 ε (2 s¹² − s⁶)/r² and 4 ε (s¹² − s⁶)
@@ -110,7 +110,7 @@ impl LaneKernel for LennardJones {
                         x[a * row + vector].store(p);
                     }
                 }
-                let d: [V; 3] = std::array::from_fn(|a| xi[a] - V::splat(t, partner[a][l]));
+                let d = [xi[0] - V::splat(t, partner[0][l]), xi[1] - V::splat(t, partner[1][l]), xi[2] - V::splat(t, partner[2][l])];
                 let r2 = d[2].mul_add(d[2], d[1].mul_add(d[1], d[0] * d[0]));
                 let j = V::lit(t, j as f64);
                 let itself = (i - j).abs().lt(half);

@@ -5,15 +5,21 @@
 
 mod double_well;
 mod harmonic;
+pub(crate) mod lattice;
 mod lennard_jones;
+mod lennard_jones_periodic;
 mod lennard_jones_spec;
 mod muller_brown;
+mod neighbours;
+#[cfg(test)]
+mod periodic_tests;
 #[cfg(test)]
 mod tests;
 
 pub use double_well::{DoubleWell, DoubleWell2d, DoubleWell2dSpec, DoubleWellSpec};
 pub use harmonic::{Harmonic, HarmonicSpec};
 pub use lennard_jones::{LennardJones, cluster_positions};
+pub use lennard_jones_periodic::LennardJonesPeriodic;
 pub use lennard_jones_spec::LennardJonesSpec;
 pub use muller_brown::{MINIMA as MULLER_BROWN_MINIMA, MullerBrown, MullerBrownSpec, SADDLES as MULLER_BROWN_SADDLES};
 

@@ -70,11 +70,10 @@ impl LaneKernel for MullerBrown {
         for (x, f) in x.chunks_exact(3).zip(f.chunks_exact_mut(3)) {
             let (mut fx, mut fy) = (zero, zero);
             for term in &TERMS {
-                let lit = |x| V::lit(t, x);
-                let (u, v) = (x[0] - lit(term.x0), x[1] - lit(term.y0));
-                let (au, cv) = (lit(term.a) * u, lit(term.c) * v);
-                let (bu, bv) = (lit(term.b) * u, lit(term.b) * v);
-                let e = (au + bv).mul_add(u, cv * v).exp() * lit(term.amplitude);
+                let (u, v) = (x[0] - V::lit(t, term.x0), x[1] - V::lit(t, term.y0));
+                let (au, cv) = (V::lit(t, term.a) * u, V::lit(t, term.c) * v);
+                let (bu, bv) = (V::lit(t, term.b) * u, V::lit(t, term.b) * v);
+                let e = (au + bv).mul_add(u, cv * v).exp() * V::lit(t, term.amplitude);
                 fx -= e * (au + au + bv);
                 fy -= e * (cv + cv + bu);
                 if ENERGY {
