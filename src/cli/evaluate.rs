@@ -209,12 +209,13 @@ impl<'a> Evaluation<'a> {
 
     /// Makes a frame fit and looks at it.
     fn accept(&self, frame: Frame, index: usize) -> Result<Frame> {
-        let mut frame = if self.adopt { self.model.adopt(frame) } else { frame };
+        let place = || format!("frame {index}");
+        let mut frame = if self.adopt { self.model.adopt(frame).with_context(place)? } else { frame };
         if self.flags.ignore_cell == Some(true) {
             frame.cell = None;
         }
         if !self.model.is_reduced()
-            && let Some(warning) = inspect_overlaps(&frame).with_context(|| format!("frame {index}"))?
+            && let Some(warning) = inspect_overlaps(&frame).with_context(place)?
         {
             self.runtime.warn(format_args!("frame {index}: {warning}"));
         }

@@ -57,6 +57,13 @@ pub(super) fn run(flags: InfoFlags, runtime: &Runtime) -> Result<Outcome> {
 fn provider(spec: &str, what: &str) -> Result<Vec<String>> {
     let model = Model::build(spec, None)?;
     let mut lines = vec![format!("{what}: {}", model.capabilities().name)];
+    if let Some(mechanics) = model.mechanics() {
+        let masses = mechanics.masses();
+        let frozen = masses.iter().filter(|m| **m == 0.0).count();
+        let of_them = if frozen > 0 { format!(", {frozen} of them frozen") } else { String::new() };
+        lines.push(format!("{} atoms{of_them}, mass {:.3} u", mechanics.atoms(), masses.iter().sum::<f64>()));
+        lines.push(format!("forces: {}", mechanics.forces().join(", ")));
+    }
     lines.extend(capabilities(model.capabilities()));
     Ok(lines)
 }
@@ -76,12 +83,12 @@ fn weights(path: &Path) -> Result<Vec<String>> {
     if header > MOST_HEADER || header.saturating_add(8) > size {
         return Err(refuse(format!("a header of {header} bytes is announced in a file of {size} bytes")).into());
     }
-    let mut bytes = vec![0; header as usize + 8];
-    bytes[..8].copy_from_slice(&length);
-    file.read_exact(&mut bytes[8..]).map_err(open)?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| refuse(format!("no safetensors header: {e}")))?;
+    let mut bytes = vec![0; header as usize];
+    file.read_exact(&mut bytes).map_err(open)?;
+    let metadata: safetensors::tensor::Metadata =
+        serde_json::from_slice(&bytes).map_err(|e| refuse(format!("no safetensors header: {e}")))?;
     let tensors = metadata.tensors();
-    let numbers: usize = tensors.values().map(|t| t.shape.iter().product::<usize>()).sum();
+    let numbers: usize = tensors.values().map(|t| t.shape.iter().fold(1usize, |n, d| n.saturating_mul(*d))).fold(0, usize::saturating_add);
     let end = tensors.values().map(|t| t.data_offsets.1 as u64).max().unwrap_or(0);
     if header + 8 + end > size {
         return Err(refuse(format!("its tensors end at byte {}, but the file ends at {size}", header + 8 + end)).into());

@@ -5,8 +5,10 @@ use crate::error::{Error, usage};
 use crate::io::{FrameRange, Frames, IoError, ReadOptions, Selection, check_overlaps, read_frames, take_warnings};
 use anyhow::Result;
 use scorefield_integrators::{Capabilities, ForceProvider, System, UnitSystem};
+use scorefield_models::mechanics::Mechanics;
 use scorefield_models::{Built, parse_spec};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,7 +106,9 @@ pub(super) struct Model {
     /// As it was written.
     pub(super) spec: String,
     /// The provider and the model's own system.
-    pub(super) built: Built,
+    built: Built,
+    /// The last system that a force field completed, before and after.
+    completed: RefCell<Option<[Arc<System>; 2]>>,
 }
 
 impl Model {
@@ -115,8 +119,10 @@ impl Model {
     pub(super) fn build(spec: &str, start: Option<&[f64]>) -> Result<Self> {
         use scorefield_models::Error as E;
         let wrong = |e: E| match e {
-            E::Io { .. } | E::File { .. } | E::Tensor { .. } | E::Candle(_) => anyhow::Error::new(e),
-            e => Error::Usage(format!("--model: {e}")).into(),
+            E::Spec { .. } | E::Unknown { .. } | E::Parameter { .. } | E::Combine { .. } | E::Ensemble { .. } => {
+                Error::Usage(format!("--model: {e}")).into()
+            }
+            e => anyhow::Error::new(e),
         };
         let parsed = parse_spec(spec).map_err(wrong)?;
         let mut built = parsed.build_at(start).map_err(wrong)?;
@@ -125,7 +131,7 @@ impl Model {
             let bare: Vec<f64> = start.iter().map(|x| x * ANGSTROMS_PER_NM).collect();
             built = parsed.build_at(Some(&bare)).map_err(wrong)?;
         }
-        Ok(Model { spec: spec.to_owned(), built })
+        Ok(Model { spec: spec.to_owned(), built, completed: RefCell::default() })
     }
 
     /// The provider.
@@ -157,19 +163,52 @@ impl Model {
     }
 
     /// Makes a frame from a file fit the model. Files are in Å; a model with reduced units takes their numbers as they are,
-    /// without any unit, and a toy of fewer axes takes its own system.
-    pub(super) fn adopt(&self, mut frame: Frame) -> Frame {
+    /// without any unit, and a toy of fewer axes takes its own system. A force field that describes one system gives it
+    /// masses and bonds.
+    ///
+    /// # Errors
+    /// Where a force field describes other atoms.
+    pub(super) fn adopt(&self, mut frame: Frame) -> Result<Frame> {
         if self.is_reduced() {
-            let bare = |values: &mut Vec<f64>| values.iter_mut().for_each(|x| *x *= ANGSTROMS_PER_NM);
+            let bare = |values: &mut [f64]| values.iter_mut().for_each(|x| *x *= ANGSTROMS_PER_NM);
             bare(&mut frame.positions);
             if let Some(cell) = &mut frame.cell {
-                cell.iter_mut().for_each(|x| *x *= ANGSTROMS_PER_NM);
+                bare(cell);
             }
             if let Some(toy) = self.built.toy.as_ref().filter(|t| t.system.len() == frame.len() && t.system.axes != [true; 3]) {
                 frame.system = Arc::new(System { name: frame.system.name.clone(), ..toy.system.clone() });
             }
         }
+        if let Some(mechanics) = &self.built.mechanics {
+            let mut completed = self.completed.borrow_mut();
+            frame.system = match &*completed {
+                Some([before, after]) if Arc::ptr_eq(before, &frame.system) => after.clone(),
+                _ => {
+                    let mut system = (*frame.system).clone();
+                    mechanics.apply_to(&mut system, &self.capabilities().name)?;
+                    let after = Arc::new(system);
+                    *completed = Some([frame.system.clone(), after.clone()]);
+                    after
+                }
+            };
+        }
+        Ok(frame)
+    }
+
+    /// Undoes [`adopt`](Self::adopt) for coordinates, so that a file is written in the numbers it was read in.
+    pub(super) fn release(&self, mut frame: Frame) -> Frame {
+        if self.is_reduced() {
+            let cell = frame.cell.iter_mut().flatten();
+            frame.positions.iter_mut().chain(cell).for_each(|x| *x /= ANGSTROMS_PER_NM);
+            // An energy would be read as one in eV.
+            frame.energy = None;
+        }
         frame
+    }
+
+    /// The force field, where the model is one.
+    pub(super) fn mechanics(&self) -> Option<&Mechanics> {
+        self.built.mechanics.as_ref()
     }
 }
 

@@ -87,7 +87,11 @@ pub(super) fn run(flags: RelaxFlags, runtime: &Runtime) -> Result<Outcome> {
     let (frames, unread) = read_all(&flags, runtime)?;
     let model = Model::build(spec, frames.first().map(|f| f.positions.as_slice()))?;
     method.convergence(model.capabilities().units).map_err(|e| Error::Usage(format!("--fmax: {e}")))?;
-    let frames = if flags.structures.is_empty() { vec![model.own_frame()?] } else { frames.into_iter().map(|f| model.adopt(f)).collect() };
+    let frames = if flags.structures.is_empty() {
+        vec![model.own_frame()?]
+    } else {
+        frames.into_iter().enumerate().map(|(i, f)| model.adopt(f).with_context(|| format!("frame {i}"))).collect::<Result<_>>()?
+    };
     let frames = prepare(frames, &flags, &model, runtime)?;
     if model.capabilities().kind == Kind::PseudoForce {
         runtime.say(format_args!(
@@ -257,7 +261,7 @@ impl Relaxation<'_> {
     fn write(&self, results: &[(usize, scorefield_integrators::Result<Relaxed>)]) -> Result<()> {
         let frame = |(index, result): &(usize, scorefield_integrators::Result<Relaxed>)| {
             let relaxed = result.as_ref().ok()?;
-            Some(self.restored(Frame {
+            Some(self.model.release(Frame {
                 positions: relaxed.positions.clone(),
                 energy: relaxed.energy,
                 velocities: None,
@@ -283,18 +287,6 @@ impl Relaxation<'_> {
             write_atomically(path, |w| w.write_all(text.as_bytes()))?;
         }
         Ok(())
-    }
-
-    /// Numbers as they stood in the file, where a model has no units.
-    fn restored(&self, mut frame: Frame) -> Frame {
-        if self.model.is_reduced() {
-            frame.positions.iter_mut().for_each(|x| *x /= 10.0);
-            if let Some(cell) = &mut frame.cell {
-                cell.iter_mut().for_each(|x| *x /= 10.0);
-            }
-            frame.energy = None;
-        }
-        frame
     }
 
     fn table(&self, results: &[(usize, scorefield_integrators::Result<Relaxed>)]) -> String {
