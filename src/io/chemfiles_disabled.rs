@@ -1,18 +1,12 @@
 //! Stands in for chemfiles where the program was built without it.
 
-use super::Source;
 use super::error::{IoError, Result};
 use super::format::Format;
 use super::frame::Frame;
-use scorefield_integrators::System;
 use std::path::Path;
-use std::sync::Arc;
 
-const REMEDY: &str = "This program was built without the feature `chemfiles` and knows xyz, extxyz and dcd only; build it with the feature, or convert the file";
-
-pub(super) fn open(path: &Path, format: Format, _name: String, _topology: Option<Arc<System>>) -> Result<Box<dyn Source>> {
-    Err(IoError::format(path, format!("{} files cannot be read", format.info.name), REMEDY))
-}
+const REMEDY: &str =
+    "This program was built without the feature `chemfiles` and writes xyz, extxyz, dcd and lammps only; build it with the feature";
 
 pub(super) fn check_selection(_text: &str) -> std::result::Result<(), String> {
     Err("selections by name, type or residue need the feature `chemfiles`; write an index list such as `0-4,8`".into())

@@ -154,7 +154,6 @@ pub(crate) struct DcdReader {
     /// CHARMM after version 25 stores the cell as a symmetric matrix.
     matrix: bool,
     timing: Option<(u64, u64, f64)>,
-    title: String,
     header: u64,
     frame_size: u64,
     /// Whole frames in the file, and what is wrong after them.
@@ -177,7 +176,6 @@ impl DcdReader {
             fourth: false,
             matrix: false,
             timing: None,
-            title: String::new(),
             header: 0,
             frame_size: 1,
             frames: 0,
@@ -269,11 +267,6 @@ impl DcdReader {
         }
         let mut text = vec![0; title as usize];
         self.file.read_exact(&mut text).map_err(|_| IoError::truncated(&self.path, 0, "the title is not whole"))?;
-        // Lines of 80 characters, padded with blanks or zeros.
-        let lines = text.get(4..).unwrap_or_default().chunks(80);
-        let lines: Vec<_> =
-            lines.map(|l| String::from_utf8_lossy(l.split(|c| *c == 0).next().unwrap_or_default()).trim().to_owned()).collect();
-        self.title = lines.into_iter().filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
         self.expect(title, "title")?;
         self.expect(4, "number of atoms")?;
         let atoms = self.int()?;
@@ -388,7 +381,6 @@ impl Source for DcdReader {
         }
         let mut frame = Frame::new(self.system.clone(), positions);
         frame.cell = cell;
-        frame.title = self.title.clone();
         frame.time = self.timing.map(|(first, interval, step)| (first + index as u64 * interval) as f64 * step);
         frame.check(&self.path, index)?;
         self.next += 1;

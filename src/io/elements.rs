@@ -30,7 +30,6 @@ const ELEMENTS: [(&str, f64); 118] = [
 const DEUTERIUM: f64 = 2.014_101_778;
 
 /// Amino acids, nucleotides, caps and water as PDB files name them: in these, an atom's name begins with its element.
-#[cfg_attr(not(feature = "chemfiles"), allow(dead_code))]
 const STANDARD_RESIDUES: &[&str] = &[
     "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR",
     "VAL", "HID", "HIE", "HIP", "HSD", "HSE", "HSP", "CYX", "CYM", "ASH", "GLH", "LYN", "ACE", "NME", "NHE", "NH2", "NMA", "A", "C", "G",
@@ -74,7 +73,6 @@ pub(crate) fn from_mass(mass: f64) -> Option<(u32, f64)> {
 ///
 /// # Errors
 /// The readings, where there are none or several.
-#[cfg_attr(not(feature = "chemfiles"), allow(dead_code))]
 pub(crate) fn from_name(name: &str, residue: &str) -> Result<(u32, f64), String> {
     let letters: String = name.chars().skip_while(|c| !c.is_ascii_alphabetic()).take_while(char::is_ascii_alphabetic).collect();
     let one = letters.get(..1).and_then(element);

@@ -10,8 +10,36 @@ pub(crate) enum Engine {
     Xyz,
     /// Our own DCD.
     Dcd,
-    /// chemfiles, under this name of its own.
-    Chemfiles(&'static str),
+    /// Our own LAMMPS dumps.
+    Dump,
+    /// Our own readers; chemfiles, under this name of its own, writes.
+    Own(Own, &'static str),
+}
+
+/// Formats that chemfiles writes and we read: its C++ readers crash or hang on corrupt files, and leave out charges, cells and bonds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    Pdb,
+    Mmcif,
+    Sdf,
+    Mol2,
+    Gro,
+    Xtc,
+    Trr,
+    Netcdf,
+    LammpsData,
+}
+
+impl Engine {
+    /// chemfiles' name.
+    pub(crate) fn chemfiles(self) -> &'static str {
+        match self {
+            Engine::Xyz => "XYZ",
+            Engine::Dcd => "DCD",
+            Engine::Dump => "LAMMPS",
+            Engine::Own(_, name) => name,
+        }
+    }
 }
 
 /// One row of the table of formats.
@@ -26,9 +54,6 @@ pub(crate) struct FormatInfo {
     pub(crate) text: bool,
     /// Says which atoms there are; if not, a topology file is needed.
     pub(crate) topology: bool,
-    /// Names molecules in the file (SDF titles) rather than through the file's name.
-    #[cfg_attr(not(feature = "chemfiles"), allow(dead_code))]
-    pub(crate) titled: bool,
     /// Trajectories of a run are written in it.
     pub(crate) trajectory: bool,
     /// A file cut where a frame ends and appended to is the file that would have been written at once.
@@ -41,37 +66,34 @@ const fn row(
     engine: Engine,
     text: bool,
     topology: bool,
-    titled: bool,
     trajectory: bool,
     cut: bool,
 ) -> FormatInfo {
-    FormatInfo { name, extensions, engine, text, topology, titled, trajectory, cut }
+    FormatInfo { name, extensions, engine, text, topology, trajectory, cut }
 }
 
 #[rustfmt::skip]
 const FORMATS: &[FormatInfo] = &[
-    //  name             extensions               engine                             text   topology titled trajectory cut
-    row("xyz",           &["xyz"],                Engine::Xyz,                       true,  true,  false, true,      true),
-    row("extxyz",        &["extxyz"],             Engine::Xyz,                       true,  true,  false, true,      true),
-    row("dcd",           &["dcd"],                Engine::Dcd,                       false, false, false, true,      true),
-    row("pdb",           &["pdb", "ent"],         Engine::Chemfiles("PDB"),          true,  true,  false, true,      false),
-    row("mmcif",         &["cif", "mmcif"],       Engine::Chemfiles("mmCIF"),        true,  true,  false, false,     false),
-    row("sdf",           &["sdf", "mol", "sd"],   Engine::Chemfiles("SDF"),          true,  true,  true, false,     false),
-    row("mol2",          &["mol2"],               Engine::Chemfiles("MOL2"),         true,  true,  true, false,     false),
-    row("gro",           &["gro"],                Engine::Chemfiles("GRO"),          true,  true,  false, false,     false),
-    row("xtc",           &["xtc"],                Engine::Chemfiles("XTC"),          false, false, false, true,      true),
-    row("trr",           &["trr"],                Engine::Chemfiles("TRR"),          false, false, false, true,      true),
-    row("netcdf",        &["nc"],                 Engine::Chemfiles("Amber NetCDF"), false, false, false, true,      false),
-    row("lammps",        &["lammpstrj", "dump"],  Engine::Chemfiles("LAMMPS"),       true,  true,  false, true,      false),
-    row("lammps-data",   &["lmp", "data"],        Engine::Chemfiles("LAMMPS Data"),  true,  true,  false, false,     false),
-    row("tinker",        &["arc", "txyz"],        Engine::Chemfiles("Tinker"),       true,  true,  false, false,     false),
+    //  name             extensions               engine                             text   topology trajectory cut
+    row("xyz",           &["xyz"],                Engine::Xyz,                       true,  true, true,      true),
+    row("extxyz",        &["extxyz"],             Engine::Xyz,                       true,  true, true,      true),
+    row("dcd",           &["dcd"],                Engine::Dcd,                       false, false, true,      true),
+    row("pdb",           &["pdb", "ent"],         Engine::Own(Own::Pdb, "PDB"),          true,  true, true,      false),
+    row("mmcif",         &["cif", "mmcif"],       Engine::Own(Own::Mmcif, "mmCIF"),        true,  true, false,     false),
+    row("sdf",           &["sdf", "mol", "sd"],   Engine::Own(Own::Sdf, "SDF"),          true,  true, false,     false),
+    row("mol2",          &["mol2"],               Engine::Own(Own::Mol2, "MOL2"),         true,  true, false,     false),
+    row("gro",           &["gro"],                Engine::Own(Own::Gro, "GRO"),          true,  true, false,     false),
+    row("xtc",           &["xtc"],                Engine::Own(Own::Xtc, "XTC"),          false, false, true,      true),
+    row("trr",           &["trr"],                Engine::Own(Own::Trr, "TRR"),          false, false, true,      true),
+    row("netcdf",        &["nc"],                 Engine::Own(Own::Netcdf, "Amber NetCDF"), false, false, true,      false),
+    row("lammps",        &["lammpstrj", "dump"],  Engine::Dump,       true,  true, true,      true),
+    row("lammps-data",   &["lmp", "data"],        Engine::Own(Own::LammpsData, "LAMMPS Data"),  true,  true, false,     false),
 ];
 
-/// A format and, where the file name says so, its compression (`GZ`, `XZ`, `BZ2`).
+/// The format of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Format {
     pub(crate) info: &'static FormatInfo,
-    pub(crate) compression: Option<&'static str>,
 }
 
 impl Format {
@@ -83,9 +105,7 @@ impl Format {
             .find_map(|(ext, name)| Some((file.strip_suffix(ext)?.strip_suffix('.')?, Some(*name))))
             .unwrap_or((&file, None));
         let found = match name {
-            Some(name) => FORMATS
-                .iter()
-                .find(|f| f.name.eq_ignore_ascii_case(name) || matches!(f.engine, Engine::Chemfiles(c) if c.eq_ignore_ascii_case(name))),
+            Some(name) => FORMATS.iter().find(|f| f.name.eq_ignore_ascii_case(name) || f.engine.chemfiles().eq_ignore_ascii_case(name)),
             None => stem.rsplit_once('.').and_then(|(_, ext)| FORMATS.iter().find(|f| f.extensions.contains(&ext))),
         };
         let known = || FORMATS.iter().map(|f| f.name).collect::<Vec<_>>().join(", ");
@@ -99,10 +119,10 @@ impl Format {
                 ),
             });
         };
-        if compression.is_some() && !info.text {
-            return Err(IoError::format(path, format!("{} files are not read or written compressed", info.name), "Decompress it first"));
+        if let Some(compression) = compression {
+            return Err(IoError::format(path, format!("{compression} compression is not read or written"), "Decompress it first"));
         }
-        Ok(Format { info, compression })
+        Ok(Format { info })
     }
 }
 
@@ -112,13 +132,12 @@ mod tests {
 
     #[test]
     fn by_extension_and_by_name() {
-        let of = |path: &str, name: Option<&str>| {
-            Format::of(Path::new(path), name).map(|f| (f.info.name, f.compression)).map_err(|e| e.to_string())
-        };
-        assert_eq!(of("a/b.pdb", None), Ok(("pdb", None)));
-        assert_eq!(of("a/B.PDB.gz", None), Ok(("pdb", Some("GZ"))));
-        assert_eq!(of("x", Some("Amber NetCDF")), Ok(("netcdf", None)));
-        assert_eq!(of("x.pdb", Some("xyz")), Ok(("xyz", None)));
+        let of = |path: &str, name: Option<&str>| Format::of(Path::new(path), name).map(|f| f.info.name).map_err(|e| e.to_string());
+        assert_eq!(of("a/b.pdb", None), Ok("pdb"));
+        assert_eq!(of("a/B.PDB", None), Ok("pdb"));
+        assert!(of("a/b.pdb.gz", None).unwrap_err().contains("Decompress"));
+        assert_eq!(of("x", Some("Amber NetCDF")), Ok("netcdf"));
+        assert_eq!(of("x.pdb", Some("xyz")), Ok("xyz"));
         assert!(of("x", None).unwrap_err().contains("extension"));
         assert!(of("x.gz", None).is_err());
         assert!(of("x.dcd.gz", None).unwrap_err().contains("Decompress"));

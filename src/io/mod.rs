@@ -13,19 +13,31 @@
 //! # Ok::<(), scorefield::io::IoError>(())
 //! ```
 
+pub mod arrays;
 mod atomic;
 #[cfg_attr(feature = "chemfiles", path = "chemfiles_enabled.rs")]
 #[cfg_attr(not(feature = "chemfiles"), path = "chemfiles_disabled.rs")]
 mod backend;
+mod bytes;
 mod dcd;
 pub mod elements;
 mod error;
 mod format;
 mod frame;
+mod gro;
+mod gromacs;
+mod lammps;
 mod lines;
+mod mmcif;
+mod mol2;
+mod netcdf;
+mod pdb;
 mod range;
+mod sdf;
 mod selection;
 mod structure;
+pub mod table;
+mod topology;
 mod warnings;
 mod writer;
 mod xyz;
@@ -39,7 +51,8 @@ pub use structure::write_frames;
 pub use warnings::take_warnings;
 pub use writer::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
 
-use format::{Engine, Format};
+use format::{Engine, Format, Own};
+use gromacs::GromacsReader;
 use scorefield_integrators::System;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,7 +144,7 @@ fn check_file(path: &Path) -> Result<String> {
 fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn Source>> {
     let name = check_file(path)?;
     let format = Format::of(path, options.format.as_deref())?;
-    if format.info.text && format.compression.is_none() {
+    if format.info.text {
         lines::check_text(path)?;
     }
     let topology = match (&options.topology, format.info.topology) {
@@ -145,13 +158,24 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn Source>> {
             ));
         }
     };
-    Ok(match (format.info.engine, format.compression, topology) {
-        (Engine::Xyz, None, None) => Box::new(xyz::XyzReader::open(path, name)?),
-        (Engine::Xyz, None, Some(system)) => {
-            Box::new(WithTopology { path: path.to_owned(), system, source: Box::new(xyz::XyzReader::open(path, name)?), frame: 0 })
-        }
-        (Engine::Dcd, _, Some(system)) => Box::new(dcd::DcdReader::open(path, system)?),
-        (_, _, topology) => backend::open(path, format, name, topology)?,
+    let source: Box<dyn Source> = match (format.info.engine, &topology) {
+        (Engine::Dcd, Some(system)) => return Ok(Box::new(dcd::DcdReader::open(path, system.clone())?)),
+        (Engine::Own(Own::Xtc, _), Some(system)) => return Ok(Box::new(GromacsReader::open(path, system.clone(), gromacs::Kind::Xtc)?)),
+        (Engine::Own(Own::Trr, _), Some(system)) => return Ok(Box::new(GromacsReader::open(path, system.clone(), gromacs::Kind::Trr)?)),
+        (Engine::Own(Own::Netcdf, _), Some(system)) => return Ok(Box::new(netcdf::NetcdfReader::open(path, system.clone())?)),
+        (Engine::Xyz, _) => Box::new(xyz::XyzReader::open(path, name)?),
+        (Engine::Own(Own::Pdb, _), _) => Box::new(pdb::PdbReader::open(path, name)?),
+        (Engine::Own(Own::Mmcif, _), _) => Box::new(mmcif::MmcifReader::open(path, name)?),
+        (Engine::Own(Own::Sdf, _), _) => Box::new(sdf::SdfReader::open(path, name)?),
+        (Engine::Own(Own::Mol2, _), _) => Box::new(mol2::Mol2Reader::open(path, name)?),
+        (Engine::Own(Own::Gro, _), _) => Box::new(gro::GroReader::open(path, name)?),
+        (Engine::Dump, _) => Box::new(lammps::DumpReader::open(path, name, topology.is_some())?),
+        (Engine::Own(Own::LammpsData, _), _) => Box::new(lammps::DataReader::open(path, name)),
+        (Engine::Dcd | Engine::Own(Own::Xtc | Own::Trr | Own::Netcdf, _), None) => return Err(no_frame(path)),
+    };
+    Ok(match topology {
+        Some(system) => Box::new(WithTopology { path: path.to_owned(), system, source, frame: 0 }),
+        None => source,
     })
 }
 

@@ -4,7 +4,7 @@ use super::atomic::{Temporary, write_atomically};
 use super::error::{IoError, Result};
 use super::format::{Engine, Format};
 use super::frame::{self, Frame};
-use super::{backend, dcd, xyz};
+use super::{backend, dcd, lammps, xyz};
 use std::path::Path;
 
 /// Writes frames to a new file in the format of its extension, or the one named; an old file is replaced once the new one is whole.
@@ -24,17 +24,13 @@ pub fn write_frames(path: impl AsRef<Path>, format: Option<&str>, frames: &[Fram
         frame.system.check().map_err(|e| IoError::shape(path, format!("frame {index}: {e}")))?;
         frame.check(path, index)?;
     }
-    match (format.info.engine, format.compression) {
-        (Engine::Xyz, None) => write_atomically(path, |w| {
-            let mut text = String::new();
-            for frame in frames {
-                text.clear();
-                xyz::format_extended(frame, &mut text);
-                w.write_all(text.as_bytes())?;
-            }
-            Ok(())
-        }),
-        (Engine::Dcd, _) => write_dcd(path, frames),
+    match format.info.engine {
+        Engine::Xyz => write_text(path, frames, xyz::format_extended),
+        Engine::Dump => {
+            frames.iter().try_for_each(|f| check_orientation(path, f))?;
+            write_text(path, frames, lammps::format_dump)
+        }
+        Engine::Dcd => write_dcd(path, frames),
         _ => {
             let temporary = Temporary::beside(path)?;
             let mut writer = backend::Writer::open(temporary.path(), path, format, false)?;
@@ -45,6 +41,18 @@ pub fn write_frames(path: impl AsRef<Path>, format: Option<&str>, frames: &[Fram
             temporary.commit()
         }
     }
+}
+
+fn write_text(path: &Path, frames: &[Frame], format: fn(&Frame, &mut String)) -> Result<()> {
+    write_atomically(path, |w| {
+        let mut text = String::new();
+        for frame in frames {
+            text.clear();
+            format(frame, &mut text);
+            w.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    })
 }
 
 fn write_dcd(path: &Path, frames: &[Frame]) -> Result<()> {

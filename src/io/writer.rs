@@ -7,7 +7,7 @@
 use super::error::{IoError, Result};
 use super::format::{Engine, Format};
 use super::frame::{self, Frame};
-use super::{backend, dcd, structure, warnings, xyz};
+use super::{backend, dcd, lammps, structure, warnings, xyz};
 use scorefield_integrators::Batch;
 use scorefield_integrators::state::Cell;
 use serde::{Deserialize, Serialize};
@@ -290,10 +290,7 @@ impl Files {
                 "Use dcd (the default), extxyz, xtc, trr or netcdf",
             ));
         }
-        if format.compression.is_some() {
-            return Err(IoError::format(path, "trajectories are not written compressed", "Compress the file after the run"));
-        }
-        let native = matches!(format.info.engine, Engine::Xyz | Engine::Dcd);
+        let native = matches!(format.info.engine, Engine::Xyz | Engine::Dcd | Engine::Dump);
         let together = options.layout == Layout::Together;
         let count = if together { 1 } else { batch.replicas() };
         if !native && count > 256 {
@@ -303,7 +300,10 @@ impl Files {
                 "Use dcd, or one file for all replicas",
             ));
         }
-        if together && format.info.engine != Engine::Xyz && batch.systems().iter().any(|s| s.len() != batch.system(0).len()) {
+        if together
+            && !matches!(format.info.engine, Engine::Xyz | Engine::Dump)
+            && batch.systems().iter().any(|s| s.len() != batch.system(0).len())
+        {
             return Err(IoError::format(
                 path,
                 format!("a {} file holds one number of atoms, and the replicas differ", format.info.name),
@@ -399,7 +399,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// Makes a new, empty file.
-fn create(path: &Path, overwrite: bool) -> Result<()> {
+pub(super) fn create(path: &Path, overwrite: bool) -> Result<()> {
     if path.is_dir() {
         return Err(IoError::path(path, "it is a directory", "Name a file in it"));
     }
@@ -433,6 +433,7 @@ struct Native {
     pending: Vec<u8>,
     budget: usize,
     text: String,
+    engine: Engine,
     dcd: Option<DcdState>,
 }
 
@@ -469,7 +470,7 @@ impl Native {
                 recorded.bytes
             }
         };
-        Ok(Native { path: path.to_owned(), written, pending: Vec::new(), budget, text: String::new(), dcd })
+        Ok(Native { path: path.to_owned(), written, pending: Vec::new(), budget, text: String::new(), engine, dcd })
     }
 
     fn write(&mut self, report: usize, frame: &Frame) -> Result<()> {
@@ -477,7 +478,13 @@ impl Native {
         match &mut self.dcd {
             None => {
                 self.text.clear();
-                xyz::format_extended(frame, &mut self.text);
+                match self.engine {
+                    Engine::Dump => {
+                        structure::check_orientation(&self.path, frame)?;
+                        lammps::format_dump(frame, &mut self.text);
+                    }
+                    _ => xyz::format_extended(frame, &mut self.text),
+                }
                 self.pending.extend_from_slice(self.text.as_bytes());
             }
             Some(dcd) => {
@@ -722,9 +729,11 @@ mod tests {
     }
 
     #[test]
-    fn resumed_xyz_files_are_the_uninterrupted_ones() {
+    fn resumed_text_files_are_the_uninterrupted_ones() {
         check_resume("t.extxyz", Layout::Together, true);
         check_resume("t.xyz", Layout::PerReplica, false);
+        check_resume("t.lammpstrj", Layout::Together, true);
+        check_resume("t.lammpstrj", Layout::PerReplica, false);
     }
 
     #[cfg(feature = "chemfiles")]
@@ -743,7 +752,7 @@ mod tests {
         let batch = Batch::uniform(molecule(), 1, 0).unwrap();
         let topology = dir.path().join("topology.xyz");
         write_frames(&topology, None, &[Frame::new(molecule(), report(&batch, 0, false).positions)]).unwrap();
-        for name in ["t.nc", "t.pdb", "t.lammpstrj"] {
+        for name in ["t.nc", "t.pdb"] {
             let options = TrajectoryOptions::new(dir.path().join(name), 10, 0.002);
             let mut writer = TrajectoryWriter::create(&options, &batch).unwrap();
             let mut lengths = Vec::new();

@@ -5,9 +5,9 @@ use super::elements;
 use super::error::{IoError, Result};
 use super::frame::{self, Frame};
 use super::lines::Lines;
+use scorefield_integrators::System;
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::units::{KJ_PER_EV, NM_PER_ANGSTROM};
-use scorefield_integrators::{AtomName, System};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -108,16 +108,7 @@ impl Source for XyzReader {
             Some((_, text)) => parse_columns(text).map_err(|what| self.fail(what))?,
             None => PLAIN,
         };
-        let mut system = System {
-            name: self.name.clone(),
-            types: vec![],
-            masses: vec![],
-            bonds: vec![],
-            constraints: Vec::new(),
-            names: vec![],
-            charge: 0,
-            axes: [true; 3],
-        };
+        let mut labels = Vec::with_capacity(n);
         let mut positions = Vec::with_capacity(3 * n);
         let mut forces = columns.forces.map(|_| Vec::with_capacity(3 * n));
         let mut line = String::new();
@@ -135,22 +126,7 @@ impl Source for XyzReader {
                 return Err(if last { self.truncated(what) } else { self.fail(what) });
             }
             let species = fields[columns.species];
-            let found = match species.parse::<u32>() {
-                Ok(z) => elements::mass(z).map(|m| (z, m)),
-                Err(_) => elements::element(species),
-            };
-            let Some((number, mass)) = found else {
-                return Err(IoError::Element {
-                    path: self.path.clone(),
-                    frame: self.frame,
-                    atom: format!("atom {}", i + 1),
-                    what: format!("is `{species}`, which is no element"),
-                    remedy: "Write a chemical symbol or an atomic number in the species column".into(),
-                });
-            };
-            system.types.push(number);
-            system.masses.push(mass);
-            system.names.push(AtomName { atom: elements::symbol(number).to_owned(), ..AtomName::default() });
+            labels.push(species.to_owned());
             let numbers = |first: usize, scale: f64, quantity: &'static str, out: &mut Vec<f64>| {
                 for a in 0..3 {
                     let text = fields[first + a];
@@ -166,6 +142,7 @@ impl Source for XyzReader {
                 numbers(first, FORCE, "force", out)?;
             }
         }
+        let system = self.system(&labels)?;
         let mut frame = Frame::new(Arc::new(system), positions);
         frame.forces = forces;
         self.interpret(&mut frame, keys, extended)?;
@@ -179,6 +156,30 @@ impl Source for XyzReader {
 }
 
 impl XyzReader {
+    /// Elements from the species column: symbols or atomic numbers; or, where some are neither, atom names throughout.
+    fn system(&self, labels: &[String]) -> Result<System> {
+        let symbol = |label: &String| match label.parse::<u32>() {
+            Ok(z) => elements::mass(z).map(|m| (z, m)),
+            Err(_) => elements::element(label),
+        };
+        let named = labels.iter().any(|l| symbol(l).is_none());
+        let mut system = System { name: self.name.clone(), ..System::particles("", labels.len(), 0.0) };
+        for (i, label) in labels.iter().enumerate() {
+            let found = if named { elements::from_name(label, "") } else { symbol(label).ok_or_else(String::new) };
+            let (number, mass) = found.map_err(|what| IoError::Element {
+                path: self.path.clone(),
+                frame: self.frame,
+                atom: format!("atom {}", i + 1),
+                what: format!("has no element: {what}"),
+                remedy: "Write a chemical symbol or an atomic number in the species column".into(),
+            })?;
+            system.types[i] = number;
+            system.masses[i] = mass;
+            system.names[i].atom = if named { label.clone() } else { elements::symbol(number).to_owned() };
+        }
+        Ok(system)
+    }
+
     /// Cell, energy and the rest from the comment line of the frame.
     fn interpret(&self, frame: &mut Frame, keys: Vec<(String, String)>, extended: bool) -> Result<()> {
         let mut periodic = true;

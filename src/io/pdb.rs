@@ -1,0 +1,247 @@
+//! PDB files: columns, models, CONECT. Coordinates in Å in the file.
+
+use super::Source;
+use super::error::{IoError, Result};
+use super::frame::{Frame, cell_from_lengths_angles};
+use super::lines::Lines;
+use super::topology::{self, AtomRecord, Bonds};
+use super::warnings::warn;
+use scorefield_integrators::state::Cell;
+use scorefield_integrators::units::NM_PER_ANGSTROM;
+use scorefield_integrators::{AtomName, System};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Streams the models of one file.
+pub(crate) struct PdbReader {
+    path: PathBuf,
+    lines: Lines,
+    name: String,
+    frames: usize,
+    /// Pairs of atom serial numbers from CONECT records, wherever they stand.
+    connect: Vec<(String, String)>,
+    cell: Option<Cell>,
+    title: String,
+    frame: usize,
+    first: Option<Arc<System>>,
+}
+
+/// Columns `from..to`, counted from 1 as the format's description does, without blanks; empty where the line is short.
+fn columns(line: &str, from: usize, to: usize) -> &str {
+    let end = to.min(line.len());
+    line.get(from - 1..end).unwrap_or_default().trim()
+}
+
+/// Numbers with more digits than fit are continued with letters (hybrid-36).
+fn hybrid36(text: &str, width: u32) -> Option<i64> {
+    let first = text.chars().next()?;
+    if !first.is_ascii_alphabetic() {
+        return text.parse().ok();
+    }
+    let alike = |c: char| c.is_ascii_digit() || c.is_ascii_uppercase() == first.is_ascii_uppercase();
+    if text.len() != width as usize || !text.chars().all(alike) {
+        return None;
+    }
+    let value = i64::from_str_radix(text, 36).ok()?;
+    let offset = if first.is_ascii_uppercase() { -10 * 36i64.pow(width - 1) } else { 16 * 36i64.pow(width - 1) };
+    Some(value + offset + 10i64.pow(width))
+}
+
+impl PdbReader {
+    pub(crate) fn open(path: &Path, name: String) -> Result<Self> {
+        let mut reader = PdbReader {
+            path: path.to_owned(),
+            lines: Lines::open(path)?,
+            name,
+            frames: 0,
+            connect: Vec::new(),
+            cell: None,
+            title: String::new(),
+            frame: 0,
+            first: None,
+        };
+        // CONECT records come last, so that bonds of the first model need the whole file.
+        let mut scan = Lines::open(path)?;
+        let mut atoms = false;
+        while let Some(line) = scan.next()? {
+            match record(line) {
+                "ATOM" | "HETATM" => atoms = true,
+                "ENDMDL" | "END" => reader.frames += usize::from(std::mem::take(&mut atoms)),
+                "CONECT" if line.is_ascii() => {
+                    let i = columns(line, 7, 11);
+                    for k in 0..4 {
+                        let j = columns(line, 12 + 5 * k, 16 + 5 * k);
+                        if !i.is_empty() && !j.is_empty() {
+                            reader.connect.push((i.to_owned(), j.to_owned()));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        reader.frames += usize::from(atoms);
+        if reader.frames == 0 {
+            return Err(IoError::content(path, None, None, "there are no ATOM or HETATM records in it"));
+        }
+        Ok(reader)
+    }
+
+    fn parse_atom(&self, line: &str) -> std::result::Result<AtomRecord, String> {
+        if !line.is_ascii() {
+            return Err("an atom record has characters that are not ASCII, which shifts its columns".into());
+        }
+        if line.len() < 54 {
+            return Err(format!("an atom record has {} columns of at least 54", line.len()));
+        }
+        let number = |from: usize, axis: char| {
+            let text = columns(line, from, from + 7);
+            text.parse::<f64>().map(|x| x * NM_PER_ANGSTROM).map_err(|_| format!("coordinate {axis} is `{text}`, not a number"))
+        };
+        let resid = columns(line, 23, 26);
+        let charge = columns(line, 79, 80);
+        // `2+` by the standard, `+2` in practice.
+        let size: i32 = charge.trim_matches(['+', '-']).parse().unwrap_or(0);
+        Ok(AtomRecord {
+            name: AtomName {
+                atom: columns(line, 13, 16).to_owned(),
+                // Column 21 belongs to four-letter residue names of many programs.
+                residue: columns(line, 18, 21).to_owned(),
+                residue_id: if resid.is_empty() {
+                    0
+                } else {
+                    hybrid36(resid, 4).ok_or_else(|| format!("residue number `{resid}` is no number"))?
+                },
+                chain: columns(line, 22, 22).to_owned(),
+            },
+            element: columns(line, 77, 78).to_owned(),
+            altloc: columns(line, 17, 17).to_owned(),
+            insertion: columns(line, 27, 27).to_owned(),
+            charge: if charge.contains('-') { -size } else { size },
+            last_of_chain: false,
+            position: [number(31, 'x')?, number(39, 'y')?, number(47, 'z')?],
+            velocity: None,
+        })
+    }
+
+    fn parse_cell(line: &str) -> std::result::Result<Option<Cell>, String> {
+        let number = |from: usize, to: usize| columns(line, from, to).parse::<f64>().ok();
+        let numbers = [number(7, 15), number(16, 24), number(25, 33), number(34, 40), number(41, 47), number(48, 54)];
+        let [Some(a), Some(b), Some(c), Some(alpha), Some(beta), Some(gamma)] = numbers else {
+            return Err("CRYST1 does not hold six numbers in its columns".into());
+        };
+        // A cube of 1 Å, or of nothing, is how structures without a crystal fill this record.
+        if [a, b, c] == [1.0; 3] || [a, b, c] == [0.0; 3] {
+            return Ok(None);
+        }
+        cell_from_lengths_angles([a, b, c].map(|l| l * NM_PER_ANGSTROM), [alpha, beta, gamma]).map(Some)
+    }
+
+    /// Reads one model; `None` at the end of the file.
+    fn model(&mut self) -> Result<Option<(Vec<AtomRecord>, Vec<String>)>> {
+        let mut records: Vec<AtomRecord> = Vec::new();
+        let mut serials = Vec::new();
+        let mut in_model = false;
+        while let Some(line) = self.lines.next()? {
+            let line = line.to_owned();
+            let fail = |what: String| IoError::content(&self.path, Some(self.frame), Some(self.lines.number()), what);
+            match record(&line) {
+                "ATOM" | "HETATM" => match self.parse_atom(&line) {
+                    Ok(atom) => {
+                        records.push(atom);
+                        serials.push(columns(&line, 7, 11).to_owned());
+                    }
+                    Err(what) => {
+                        let error = fail(what);
+                        // A file that was cut ends in half a record.
+                        if line.len() < 54 && self.lines.next()?.is_none() {
+                            return Err(IoError::truncated(&self.path, self.frame, format!("atom {} is not whole", records.len() + 1)));
+                        }
+                        return Err(error);
+                    }
+                },
+                "TER" => {
+                    if let Some(last) = records.last_mut() {
+                        last.last_of_chain = true;
+                    }
+                }
+                "CRYST1" => self.cell = Self::parse_cell(&line).map_err(fail)?,
+                "TITLE" => {
+                    let text = line.get(10..).unwrap_or_default().trim();
+                    self.title = if self.title.is_empty() { text.to_owned() } else { format!("{} {text}", self.title) };
+                }
+                "MODEL" if records.is_empty() => in_model = true,
+                "MODEL" => return Err(fail("MODEL comes before the ENDMDL of the model before".into())),
+                "ENDMDL" | "END" if !records.is_empty() => return Ok(Some((records, serials))),
+                _ => {}
+            }
+        }
+        if records.is_empty() {
+            return Ok(None);
+        }
+        if in_model {
+            return Err(IoError::truncated(&self.path, self.frame, "MODEL without ENDMDL"));
+        }
+        Ok(Some((records, serials)))
+    }
+
+    /// CONECT pairs as indices into the records of a model.
+    fn pairs(&self, serials: &[String]) -> Vec<(usize, usize)> {
+        let mut index: HashMap<&str, Option<usize>> = HashMap::with_capacity(serials.len());
+        for (i, serial) in serials.iter().enumerate() {
+            index.entry(serial).and_modify(|known| *known = None).or_insert(Some(i));
+        }
+        let mut lost = 0;
+        let pairs = self
+            .connect
+            .iter()
+            .filter_map(|(i, j)| {
+                let pair = index.get(i.as_str()).copied().flatten().zip(index.get(j.as_str()).copied().flatten());
+                lost += usize::from(pair.is_none());
+                pair
+            })
+            .collect();
+        if lost > 0 {
+            warn(&format!("{}: {lost} CONECT bonds point at atoms that are not there or not unique", self.path.display()));
+        }
+        pairs
+    }
+}
+
+/// Name of a line's record.
+fn record(line: &str) -> &str {
+    let name = line.get(..6).unwrap_or(line).trim_end();
+    // `TER` and `END` often come without the blanks that should follow.
+    if name.starts_with("END") && name != "ENDMDL" { "END" } else { name }
+}
+
+impl Source for PdbReader {
+    fn count(&mut self) -> Result<usize> {
+        Ok(self.frames)
+    }
+
+    fn skip(&mut self) -> Result<bool> {
+        let there = self.model()?.is_some();
+        self.frame += usize::from(there);
+        Ok(there)
+    }
+
+    fn next(&mut self) -> Result<Option<Frame>> {
+        let Some((records, serials)) = self.model()? else { return Ok(None) };
+        let pairs;
+        let bonds = match &self.first {
+            Some(first) => Bonds::Same(first),
+            None => {
+                pairs = self.pairs(&serials);
+                Bonds::Completed(&pairs)
+            }
+        };
+        let mut frame = topology::frame(&self.path, self.frame, &self.name, records, bonds, "Write its element into columns 77-78")?;
+        self.first.get_or_insert_with(|| frame.system.clone());
+        frame.cell = self.cell;
+        frame.title = self.title.clone();
+        frame.check(&self.path, self.frame)?;
+        self.frame += 1;
+        Ok(Some(frame))
+    }
+}

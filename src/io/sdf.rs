@@ -1,0 +1,178 @@
+//! SDF and MOL files (V2000): molecules with bonds, charges and data. Coordinates in Å in the file.
+
+use super::Source;
+use super::elements;
+use super::error::{IoError, Result};
+use super::frame::Frame;
+use super::lines::Lines;
+use scorefield_integrators::units::NM_PER_ANGSTROM;
+use scorefield_integrators::{AtomName, System};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Streams the molecules of one file.
+pub(crate) struct SdfReader {
+    path: PathBuf,
+    lines: Lines,
+    name: String,
+    frame: usize,
+}
+
+impl SdfReader {
+    pub(crate) fn open(path: &Path, name: String) -> Result<Self> {
+        Ok(SdfReader { path: path.to_owned(), lines: Lines::open(path)?, name, frame: 0 })
+    }
+
+    fn fail(&self, what: impl Into<String>) -> IoError {
+        IoError::content(&self.path, Some(self.frame), Some(self.lines.number()), what)
+    }
+
+    fn line(&mut self, missing: &str) -> Result<String> {
+        match self.lines.next()? {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(IoError::truncated(&self.path, self.frame, format!("{missing} is missing"))),
+        }
+    }
+
+    /// The four header lines: title and counts line; `None` at the end of the file.
+    fn begin(&mut self) -> Result<Option<(String, String)>> {
+        let Some(title) = self.lines.next()?.map(|l| l.trim().to_owned()) else { return Ok(None) };
+        let Some(program) = self.lines.next()?.map(str::to_owned) else {
+            // A blank line after the last `$$$$` is no molecule.
+            return if title.is_empty() { Ok(None) } else { Err(IoError::truncated(&self.path, self.frame, "only the title is there")) };
+        };
+        let Some(comment) = self.lines.next()?.map(str::to_owned) else {
+            let blank = title.is_empty() && program.trim().is_empty();
+            return if blank { Ok(None) } else { Err(IoError::truncated(&self.path, self.frame, "the header is not whole")) };
+        };
+        match self.lines.next()? {
+            Some(counts) => Ok(Some((title, counts.to_owned()))),
+            None if title.is_empty() && program.trim().is_empty() && comment.trim().is_empty() => Ok(None),
+            None => Err(IoError::truncated(&self.path, self.frame, "the counts line is missing")),
+        }
+    }
+}
+
+/// A number in columns `from..to` (from 0).
+fn number<T: std::str::FromStr>(line: &str, from: usize, to: usize) -> Option<T> {
+    line.get(from..to.min(line.len()))?.trim().parse().ok()
+}
+
+impl Source for SdfReader {
+    fn count(&mut self) -> Result<usize> {
+        let mut scan = SdfReader::open(&self.path, String::new())?;
+        let mut count = 0;
+        while scan.skip()? {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn skip(&mut self) -> Result<bool> {
+        let mut there = false;
+        while let Some(line) = self.lines.next()? {
+            if line.starts_with("$$$$") {
+                self.frame += 1;
+                return Ok(true);
+            }
+            there |= !line.trim().is_empty();
+        }
+        // The last molecule of a file, or a MOL file, may lack the line of dollars.
+        self.frame += usize::from(there);
+        Ok(there)
+    }
+
+    fn next(&mut self) -> Result<Option<Frame>> {
+        let Some((title, counts)) = self.begin()? else { return Ok(None) };
+        if counts.contains("V3000") {
+            return Err(IoError::format(&self.path, format!("molecule {} is in V3000", self.frame), "Convert the file to V2000"));
+        }
+        let (Some(n), Some(m)) = (number::<usize>(&counts, 0, 3), number::<usize>(&counts, 3, 6)) else {
+            return Err(self.fail(format!("`{counts}` is no counts line")));
+        };
+        if n == 0 {
+            return Err(self.fail("a molecule of 0 atoms"));
+        }
+        let name = if title.is_empty() { self.name.clone() } else { title.clone() };
+        let mut system = System { name, ..System::particles("", n, 0.0) };
+        let mut positions = Vec::with_capacity(3 * n);
+        let mut charge = 0;
+        for i in 0..n {
+            let line = self.line("an atom")?;
+            for (a, axis) in ['x', 'y', 'z'].into_iter().enumerate() {
+                let value: Option<f64> = number(&line, 10 * a, 10 * a + 10);
+                positions.push(
+                    value.ok_or_else(|| self.fail(format!("coordinate {axis} of atom {} is not a number", i + 1)))? * NM_PER_ANGSTROM,
+                );
+            }
+            let symbol = line.get(31..line.len().min(34)).unwrap_or_default().trim();
+            let Some((number, mass)) = elements::element(symbol) else {
+                return Err(IoError::Element {
+                    path: self.path.clone(),
+                    frame: self.frame,
+                    atom: format!("atom {}", i + 1),
+                    what: format!("is `{symbol}`, which is no element"),
+                    remedy: "Write a chemical symbol in columns 32-34".into(),
+                });
+            };
+            system.types[i] = number;
+            system.masses[i] = mass;
+            system.names[i] = AtomName { atom: elements::symbol(number).to_owned(), ..AtomName::default() };
+            // 1 to 7 stand for charges 3 to -3, 4 for a radical.
+            charge += match self::number::<i32>(&line, 36, 39) {
+                Some(code @ 1..=7) if code != 4 => 4 - code,
+                _ => 0,
+            };
+        }
+        for _ in 0..m {
+            let line = self.line("a bond")?;
+            let pair = number::<u32>(&line, 0, 3).zip(number::<u32>(&line, 3, 6));
+            match pair {
+                Some((i, j)) if i != j && (1..=n as u32).contains(&i) && (1..=n as u32).contains(&j) => {
+                    system.bonds.push((i.min(j) - 1, i.max(j) - 1));
+                }
+                _ => return Err(self.fail(format!("`{line}` is no bond between two of the {n} atoms"))),
+            }
+        }
+        system.bonds.sort_unstable();
+        system.bonds.dedup();
+        // Charges of the property block replace those in the atoms' lines.
+        let mut listed = None;
+        loop {
+            let line = self.line("`M  END`")?;
+            if line.starts_with("M  END") {
+                break;
+            }
+            if let Some(list) = line.strip_prefix("M  CHG") {
+                let numbers: Option<Vec<i32>> = list.split_whitespace().skip(1).map(|x| x.parse().ok()).collect();
+                let Some(numbers) = numbers.filter(|n| n.len() % 2 == 0 && n.iter().all(|c| c.abs() < 1000)) else {
+                    return Err(self.fail(format!("`{line}` is no list of atoms and charges")));
+                };
+                *listed.get_or_insert(0) += numbers.chunks_exact(2).map(|pair| pair[1]).sum::<i32>();
+            }
+        }
+        system.charge = listed.unwrap_or(charge);
+        let mut frame = Frame::new(Arc::new(system), positions);
+        frame.title = title;
+        let mut key: Option<String> = None;
+        while let Some(line) = self.lines.next()? {
+            if line.starts_with("$$$$") {
+                break;
+            }
+            if line.starts_with('>') {
+                key = line.split_once('<').and_then(|(_, k)| k.rsplit_once('>')).map(|(k, _)| k.to_owned());
+            } else if line.trim().is_empty() {
+                key = None;
+            } else if let Some(key) = &key {
+                let value = frame.properties.entry(key.clone()).or_default();
+                if !value.is_empty() {
+                    value.push('\n');
+                }
+                value.push_str(line.trim_end());
+            }
+        }
+        frame.check(&self.path, self.frame)?;
+        self.frame += 1;
+        Ok(Some(frame))
+    }
+}
