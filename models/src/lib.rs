@@ -7,6 +7,7 @@
 pub mod analytic;
 pub mod combine;
 pub mod error;
+pub mod external;
 pub mod mechanics;
 pub mod spec;
 pub mod testing;

@@ -21,6 +21,7 @@
 use crate::analytic::{DoubleWell2dSpec, DoubleWellSpec, HarmonicSpec, LennardJonesSpec, MullerBrownSpec, Toy};
 use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
+use crate::external::ExternalSpec;
 use crate::mechanics::Mechanics;
 use scorefield_integrators::lane::{LaneKernel, LaneProvider};
 use scorefield_integrators::{Capabilities, ForceProvider};
@@ -55,6 +56,8 @@ pub enum ProviderSpec {
         /// The XML file.
         file: PathBuf,
     },
+    /// A program that supplies forces.
+    External(ExternalSpec),
     /// A learned model from its weights.
     Weights {
         /// The safetensors file.
@@ -205,6 +208,15 @@ const KINDS: &[KindInfo] = &[
         parameters: &[parameter("file", "", "the XML file")],
     },
     KindInfo {
+        name: "external",
+        aliases: &[],
+        summary: "a program of your own over standard input and output; short form external:COMMAND",
+        parameters: &[
+            parameter("command", "", "the program and its arguments"),
+            parameter("timeout", "60", "seconds to wait for an answer"),
+        ],
+    },
+    KindInfo {
         name: "weights",
         aliases: &[],
         summary: "a learned model; short form FILE.safetensors",
@@ -276,6 +288,11 @@ pub fn parse_spec(text: &str) -> Result<ProviderSpec> {
             return Err(Error::spec(text, "the file is missing; write `mm:FILE.xml`"));
         }
         return Ok(ProviderSpec::Mm { file: file.into() });
+    }
+    if let Some(command) = text.strip_prefix("external:") {
+        // A command may hold any character, so all of the rest is the command.
+        let table = toml::Table::from_iter([("kind".to_owned(), "external".into()), ("command".to_owned(), command.trim().into())]);
+        return from_table(table, text, 0);
     }
     if path.extension().is_some_and(|e| e == "xml") {
         return Err(Error::spec(text, format!("an XML file alone is no model; write `mm:{text}`")));
@@ -392,6 +409,7 @@ impl ProviderSpec {
             ProviderSpec::Scale { of, .. } | ProviderSpec::Project { of, .. } => of.resolve_paths(folder),
             ProviderSpec::Harmonic(_)
             | ProviderSpec::Restraint(_)
+            | ProviderSpec::External(_)
             | ProviderSpec::DoubleWell(_)
             | ProviderSpec::DoubleWell2d(_)
             | ProviderSpec::MullerBrown(_)
@@ -459,6 +477,7 @@ impl ProviderSpec {
                 })?;
                 Ok(Built { provider: Box::new(mechanics.provider(&name)), toy: None, mechanics: Some(mechanics) })
             }
+            ProviderSpec::External(s) => Ok(Built { provider: Box::new(s.build()?), toy: None, mechanics: None }),
             ProviderSpec::Weights { file } => {
                 Err(Error::File { file: file.clone(), reason: "no learned architecture is part of this build".into() })
             }
@@ -509,7 +528,9 @@ mod tests {
     #[test]
     fn documented_parameters_are_those_that_are_read() {
         for kind in KINDS {
-            for p in kind.parameters.iter().filter(|p| !p.default.is_empty()) {
+            // Where a parameter must be given, the kind alone says nothing.
+            let bare = parse_spec(kind.name);
+            for p in kind.parameters.iter().filter(|p| !p.default.is_empty() && bare.is_ok()) {
                 let written = parse_spec(&format!("{}:{}={}", kind.name, p.name, p.default)).unwrap();
                 assert_eq!(written, parse_spec(kind.name).unwrap(), "{}: default of {}", kind.name, p.name);
             }
