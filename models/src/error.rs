@@ -22,7 +22,7 @@ pub enum Error {
         remedy: String,
     },
     /// A name or key that is not known.
-    #[error("{context}: unknown {what} `{name}`{}; known are {}", suggest(name, known), known.join(", "))]
+    #[error("{context}: unknown {what} `{name}`{}; {}", suggest(name, known), list(known))]
     Unknown {
         /// Where it was found.
         context: String,
@@ -124,6 +124,10 @@ impl Error {
             e => scorefield_integrators::Error::Provider { provider: provider.into(), reason: e.to_string() },
         }
     }
+}
+
+fn list(known: &[String]) -> String {
+    if known.is_empty() { "none is known yet".into() } else { format!("known are {}", known.join(", ")) }
 }
 
 /// `, did you mean ...?` where one of `known` is close to `name`, else nothing.

@@ -4,6 +4,7 @@
 //! the command line or a TOML file, [`combine`] makes providers of providers, [`weights`] reads the files of trained
 //! models, [`adapters`] turns any candle model into a provider, and [`testing`] holds the checks that all of them pass.
 
+pub mod adapters;
 pub mod analytic;
 pub mod combine;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod external;
 pub mod mechanics;
 pub mod spec;
 pub mod testing;
+pub mod weights;
 
 pub use analytic::Toy;
 pub use error::{Error, Result};

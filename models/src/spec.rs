@@ -23,6 +23,7 @@ use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
 use crate::mechanics::Mechanics;
+use crate::weights::WeightsFile;
 use scorefield_integrators::lane::{LaneKernel, LaneProvider};
 use scorefield_integrators::{Capabilities, ForceProvider};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ const MAX_DEPTH: usize = 16;
 const MAX_TOML_BYTES: u64 = 1 << 20;
 /// Largest force-field file that is read.
 const MAX_XML_BYTES: u64 = 1 << 30;
+
+/// Learned architectures that weights may name.
+const ARCHITECTURES: &[&str] = &[];
 
 /// A description of a force provider, as written on the command line or in a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -479,7 +483,13 @@ impl ProviderSpec {
             }
             ProviderSpec::External(s) => Ok(Built { provider: Box::new(s.build()?), toy: None, mechanics: None }),
             ProviderSpec::Weights { file } => {
-                Err(Error::File { file: file.clone(), reason: "no learned architecture is part of this build".into() })
+                let weights = WeightsFile::read(file)?;
+                Err(Error::Unknown {
+                    context: file.display().to_string(),
+                    what: "architecture",
+                    name: weights.metadata().architecture.clone(),
+                    known: ARCHITECTURES.iter().map(|a| (*a).to_owned()).collect(),
+                })
             }
         }
     }
