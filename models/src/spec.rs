@@ -609,6 +609,38 @@ mod tests {
     }
 
     #[test]
+    fn files_are_built_or_refused_by_name() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/mechanics");
+        let file = fixtures.join("aldp-vacuum.system.xml");
+        let built = parse_spec(&format!("mm:{}", file.display())).unwrap().build().unwrap();
+        assert!(built.mechanics.is_some() && built.provider.capabilities().energy);
+        let folder = tempfile::tempdir().unwrap();
+        let broken = folder.path().join("broken.xml");
+        std::fs::write(&broken, "<System").unwrap();
+        let refused = message(&format!("mm:{}", broken.display()));
+        assert!(refused.starts_with(&broken.display().to_string()), "{refused}");
+        assert_eq!(refused.matches("broken.xml").count(), 1, "{refused}");
+
+        let weights = folder.path().join("model.safetensors");
+        let metadata = crate::weights::Metadata {
+            architecture: "perceptron".into(),
+            parameters: Default::default(),
+            prediction: crate::adapters::Prediction::Energy,
+            units: scorefield_integrators::UnitSystem::Si,
+            ensemble: crate::weights::Ensemble::Potential,
+            scale: 1.0,
+            types: None,
+            noise: None,
+            command: String::new(),
+            seed: 0,
+            system: None,
+        };
+        crate::weights::write(&weights, &metadata, &Default::default()).unwrap();
+        let refused = message(weights.to_str().unwrap());
+        assert!(refused.contains("unknown architecture `perceptron`"), "{refused}");
+    }
+
+    #[test]
     fn round_trips_through_toml() {
         for text in ["muller-brown", "lj:sigma=3.4 A,epsilon=1 kJ/mol,n=5", "harmonic:k=2,dimension=1,centre=start", "mm:x.xml"] {
             let spec = parse_spec(text).unwrap();

@@ -3,6 +3,7 @@
 
 use crate::analytic::Toy;
 use scorefield_integrators::state::Cell;
+use scorefield_integrators::system::Constraint;
 use scorefield_integrators::{
     Batch, Clock, Context, DType, Dynamics, DynamicsSpec, ForceProvider, Input, Noise, Output, Propagator, Purpose, Quantity, State,
     System, UnitSystem, Want,
@@ -188,7 +189,10 @@ pub fn check_permutation(provider: &mut dyn ForceProvider, sample: &Sample, tole
     let old = &sample.system;
     let mut bonds: Vec<(u32, u32)> = old.bonds.iter().map(|&(i, j)| (place(i).min(place(j)), place(i).max(place(j)))).collect();
     bonds.sort_unstable();
+    let constraints =
+        old.constraints.iter().map(|c| Constraint { atoms: [place(c.atoms[0]), place(c.atoms[1])], ..*c }).collect::<Vec<_>>();
     let system = System {
+        constraints,
         types: order.iter().map(|&i| old.types[i]).collect(),
         masses: order.iter().map(|&i| old.masses[i]).collect(),
         names: order.iter().map(|&i| old.names[i].clone()).collect(),
@@ -276,5 +280,40 @@ pub fn check_fused(provider: &mut dyn ForceProvider, sample: &Sample, dt: f64, k
             let fused = run(dynamics, [steps / 3, steps - steps / 3]);
             assert!(plain == fused, "{name}, {dtype}, {replicas} replicas: fused and plain loop differ");
         }
+    }
+}
+
+/// Counts the allocations of each thread, in this crate's own tests.
+#[cfg(test)]
+pub(crate) mod allocations {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    struct Counting;
+    thread_local! {
+        static COUNT: Cell<u64> = const { Cell::new(0) };
+    }
+
+    // SAFETY: every call goes to the system's allocator; counting touches no memory that is allocated.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            let _ = COUNT.try_with(|c| c.set(c.get() + 1));
+            // SAFETY: the caller keeps `alloc`'s contract.
+            unsafe { System.alloc(layout) }
+        }
+        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+            // SAFETY: the caller keeps `dealloc`'s contract.
+            unsafe { System.dealloc(at, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    /// Number of allocations that `work` makes in this thread.
+    pub(crate) fn during(work: impl FnOnce()) -> u64 {
+        let before = COUNT.with(Cell::get);
+        work();
+        COUNT.with(Cell::get) - before
     }
 }

@@ -398,7 +398,7 @@ pub fn write(file: &Path, metadata: &Metadata, tensors: &BTreeMap<String, Tensor
         header.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [begin, data.len()] }));
     }
     let mut text = Value::Object(header).to_string();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
     if text.len() as u64 > MAX_HEADER_BYTES {

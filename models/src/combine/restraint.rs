@@ -30,7 +30,7 @@ impl Restraint {
     pub fn new(stiffness: f64, reference: &[f64], selection: Option<&[usize]>, units: UnitSystem) -> Result<Self> {
         let name = "restraint";
         let atoms = reference.len() / 3;
-        if atoms == 0 || reference.len() % 3 != 0 {
+        if atoms == 0 || !reference.len().is_multiple_of(3) {
             return Err(Error::parameter(name, "reference", format!("{} coordinates", reference.len()), "give three per atom"));
         }
         if let Some(x) = reference.iter().find(|x| !x.is_finite()) {

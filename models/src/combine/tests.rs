@@ -213,3 +213,33 @@ fn a_sum_asks_no_term_for_what_it_cannot_do() {
     let input = Input { batch: &batch, positions: positions.view(), cells: None, clock, want: Want::ENERGY };
     assert!(sum.evaluate(&input, &mut out).unwrap_err().to_string().contains("cannot supply energies"));
 }
+
+#[test]
+fn evaluating_allocates_nothing() {
+    let lj = parse_spec("lj:cutoff=1.5,n=500").unwrap().build().unwrap();
+    let toy = lj.toy.unwrap();
+    let restraint = || Box::new(Restraint::new(5.0, &toy.positions, Some(&[0, 7]), UnitSystem::Reduced).unwrap());
+    let periodic = Sum::new(vec![lj.provider, restraint()]).unwrap();
+    let members = vec![build("lj"), Box::new(Scaled::new(build("lj:epsilon=2"), 0.5).unwrap()) as Box<dyn ForceProvider>];
+    let open = Projected::new(Box::new(Sum::new(vec![Box::new(Committee::new(members).unwrap()), restraint()]).unwrap()), true);
+    let mut sample = Sample::of_toy(&toy).displaced(0.02, 1);
+    for (mut provider, cell) in [(Box::new(periodic) as Box<dyn ForceProvider>, toy.cell), (Box::new(open), None)] {
+        sample.cell = cell;
+        for dtype in [DType::F32, DType::F64] {
+            let want = Want { atom_energy: provider.capabilities().atom_energy, ..Want::ENERGY };
+            let batch = Batch::uniform(sample.system.clone(), 3, 0).unwrap();
+            let mut positions = Array::from_f64(dtype, &sample.positions.repeat(3));
+            let cells = cell.map(|c| vec![c; 3]);
+            let mut out = Output::new(&batch, dtype, want);
+            provider.prepare(&batch, dtype).unwrap();
+            let clock = scorefield_integrators::Clock::Iteration;
+            for pass in 0..3 {
+                let input = Input { batch: &batch, positions: positions.view(), cells: cells.as_deref(), clock, want };
+                let count = testing::allocations::during(|| provider.evaluate(&input, &mut out).unwrap());
+                // The first pass builds neighbour lists.
+                assert!(pass == 0 || count == 0, "{}: {count} allocations in pass {pass}", provider.capabilities().name);
+                positions.set(0, positions.get(0) + 0.01);
+            }
+        }
+    }
+}
