@@ -78,7 +78,7 @@ const FORMATS: &[FormatInfo] = &[
     row("xyz",           &["xyz"],                Engine::Xyz,                       true,  true, true,      true),
     row("extxyz",        &["extxyz"],             Engine::Xyz,                       true,  true, true,      true),
     row("dcd",           &["dcd"],                Engine::Dcd,                       false, false, true,      true),
-    row("pdb",           &["pdb", "ent"],         Engine::Own(Own::Pdb, "PDB"),          true,  true, true,      false),
+    row("pdb",           &["pdb", "ent"],         Engine::Own(Own::Pdb, "PDB"),          true,  true, false,      false),
     row("mmcif",         &["cif", "mmcif"],       Engine::Own(Own::Mmcif, "mmCIF"),        true,  true, false,     false),
     row("sdf",           &["sdf", "mol", "sd"],   Engine::Own(Own::Sdf, "SDF"),          true,  true, false,     false),
     row("mol2",          &["mol2"],               Engine::Own(Own::Mol2, "MOL2"),         true,  true, false,     false),

@@ -253,13 +253,9 @@ impl Source for DumpReader {
     }
 }
 
-/// Appends a frame as a dump in units `metal` to `out`, with elements, unwrapped positions and the step of its properties.
+/// Appends a frame as a dump to `out`, with types numbered by element, elements, unwrapped positions and the step of its properties.
 pub(crate) fn format_dump(frame: &Frame, out: &mut String) {
     let step = frame.properties.get("step").and_then(|s| s.parse::<u64>().ok()).unwrap_or(0);
-    out.push_str("ITEM: UNITS\nmetal\n");
-    if let Some(time) = frame.time {
-        let _ = writeln!(out, "ITEM: TIME\n{time}");
-    }
     let _ = writeln!(out, "ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n{}", frame.len());
     match &frame.cell {
         Some(cell) => {
@@ -283,9 +279,13 @@ pub(crate) fn format_dump(frame: &Frame, out: &mut String) {
             }
         }
     }
-    out.push_str("ITEM: ATOMS id element xu yu zu\n");
+    let mut elements_there = frame.system.types.clone();
+    elements_there.sort_unstable();
+    elements_there.dedup();
+    out.push_str("ITEM: ATOMS id type element xu yu zu\n");
     for i in 0..frame.len() {
-        let _ = write!(out, "{} {}", i + 1, elements::symbol(frame.system.types[i]));
+        let kind = elements_there.partition_point(|z| *z < frame.system.types[i]) + 1;
+        let _ = write!(out, "{} {kind} {}", i + 1, elements::symbol(frame.system.types[i]));
         for a in 0..3 {
             let _ = write!(out, " {:.8}", frame.positions[3 * i + a] / NM_PER_ANGSTROM);
         }
@@ -336,7 +336,7 @@ impl DataReader {
                     match (&n[..], &rest[..]) {
                         ([_], ["atoms"]) => announced = count()?,
                         ([_], ["bonds"]) => announced_bonds = count()?,
-                        ([low, high], [a @ ("xlo" | "ylo" | "zlo"), _]) => {
+                        ([low, high], [a @ "xlo", "xhi"] | [a @ "ylo", "yhi"] | [a @ "zlo", "zhi"]) => {
                             let k = ["xlo", "ylo", "zlo"].iter().position(|n| n == a).unwrap_or(0);
                             let b = bounds.get_or_insert_default();
                             (b.low[k], b.high[k]) = (*low, *high);

@@ -1,14 +1,16 @@
 //! mmCIF files of the Protein Data Bank: the `_atom_site` loop and the cell. Coordinates in Å in the file.
 
 use super::Source;
+use super::elements;
 use super::error::{IoError, Result};
-use super::frame::{Frame, cell_from_lengths_angles};
+use super::frame::{Frame, cell_from_lengths_angles, cell_lengths_angles};
 use super::lines::Lines;
 use super::topology::{self, AtomRecord, Bonds};
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::units::NM_PER_ANGSTROM;
 use scorefield_integrators::{AtomName, System};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -232,6 +234,81 @@ impl MmcifReader {
             velocity: None,
         })
     }
+}
+
+/// A value as mmCIF wants it: in quotes where it must be, a dot for nothing.
+fn quoted(text: &str) -> String {
+    let text = text.replace(['\n', '\r', '\t'], " ");
+    match text.as_str() {
+        "" => ".".to_owned(),
+        t if t.starts_with(['_', '#', '$', '\'', '"', '[', ']', ';']) || t.contains([' ', '\'', '"']) => {
+            if t.contains('"') {
+                format!("'{}'", t.replace('\'', "_"))
+            } else {
+                format!("\"{t}\"")
+            }
+        }
+        t => t.to_owned(),
+    }
+}
+
+/// Appends a file with all of `frames` as models to `out`. chemfiles writes the cell under names that nobody reads.
+pub(crate) fn format_mmcif(frames: &[Frame], out: &mut String) {
+    let _ = writeln!(out, "data_scorefield\n#");
+    if let Some(cell) = frames.first().and_then(|f| f.cell.as_ref()) {
+        let (lengths, angles) = cell_lengths_angles(cell);
+        for (name, length) in ["a", "b", "c"].iter().zip(lengths) {
+            let _ = writeln!(out, "_cell.length_{name} {:.6}", length / NM_PER_ANGSTROM);
+        }
+        for (name, angle) in ["alpha", "beta", "gamma"].iter().zip(angles) {
+            let _ = writeln!(out, "_cell.angle_{name} {angle:.6}");
+        }
+        out.push_str("#\n");
+    }
+    out.push_str("loop_\n");
+    for item in [
+        "group_PDB",
+        "id",
+        "type_symbol",
+        "label_atom_id",
+        "label_alt_id",
+        "label_comp_id",
+        "label_asym_id",
+        "label_entity_id",
+        "label_seq_id",
+        "Cartn_x",
+        "Cartn_y",
+        "Cartn_z",
+        "auth_seq_id",
+        "auth_comp_id",
+        "auth_asym_id",
+        "auth_atom_id",
+        "pdbx_PDB_model_num",
+    ] {
+        let _ = writeln!(out, "_atom_site.{item}");
+    }
+    let mut id = 0;
+    for (model, frame) in frames.iter().enumerate() {
+        for (i, name) in frame.system.names.iter().enumerate() {
+            id += 1;
+            let symbol = elements::symbol(frame.system.types[i]);
+            let atom = quoted(if name.atom.is_empty() { symbol } else { &name.atom });
+            let residue = quoted(if name.residue.is_empty() { "UNK" } else { &name.residue });
+            let chain = quoted(if name.chain.is_empty() { "A" } else { &name.chain });
+            let group = if topology::is_amino_acid(&name.residue) { "ATOM" } else { "HETATM" };
+            let x: [f64; 3] = std::array::from_fn(|a| frame.positions[3 * i + a] / NM_PER_ANGSTROM);
+            let number = name.residue_id;
+            let _ = writeln!(
+                out,
+                "{group} {id} {symbol} {atom} . {residue} {chain} 1 {number} {:.5} {:.5} {:.5} {number} {residue} {chain} {atom} {}",
+                x[0],
+                x[1],
+                x[2],
+                model + 1
+            );
+        }
+    }
+    out.push_str("#\n");
 }
 
 impl Source for MmcifReader {

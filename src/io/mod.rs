@@ -2,7 +2,11 @@
 //! `chemfiles`), and the only place that knows Å.
 //!
 //! Everything from outside is hostile until parsed: sizes are bounded, numbers finite, elements known, errors typed
-//! ([`IoError`]: file, frame, place, remedy). Without chemfiles only XYZ, extended XYZ and DCD remain.
+//! ([`IoError`]: file, frame, place, remedy). All readers are our own, because chemfiles' crash on corrupt files; chemfiles
+//! writes SDF, MOL2, GRO, XTC, TRR, NetCDF and LAMMPS data, and evaluates selections by name.
+//!
+//! A file that ends inside a frame gives its whole frames and then [`IoError::Truncated`]. Text that is cut between two
+//! records of a format without an end mark cannot be told from a shorter file.
 //!
 //! ```no_run
 //! use scorefield::io::{ReadOptions, read_frames};
@@ -50,6 +54,9 @@ pub use selection::Selection;
 pub use structure::write_frames;
 pub use warnings::take_warnings;
 pub use writer::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
+
+#[cfg(test)]
+mod tests;
 
 use format::{Engine, Format, Own};
 use gromacs::GromacsReader;

@@ -1,8 +1,9 @@
 //! PDB files: columns, models, CONECT. Coordinates in Å in the file.
 
 use super::Source;
+use super::elements;
 use super::error::{IoError, Result};
-use super::frame::{Frame, cell_from_lengths_angles};
+use super::frame::{Frame, cell_from_lengths_angles, cell_lengths_angles};
 use super::lines::Lines;
 use super::topology::{self, AtomRecord, Bonds};
 use super::warnings::warn;
@@ -10,6 +11,7 @@ use scorefield_integrators::state::Cell;
 use scorefield_integrators::units::NM_PER_ANGSTROM;
 use scorefield_integrators::{AtomName, System};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -213,6 +215,82 @@ fn record(line: &str) -> &str {
     let name = line.get(..6).unwrap_or(line).trim_end();
     // `TER` and `END` often come without the blanks that should follow.
     if name.starts_with("END") && name != "ENDMDL" { "END" } else { name }
+}
+
+/// A file of all `frames` as models. chemfiles writes model numbers where OpenMM does not look for them.
+///
+/// # Errors
+/// Where atoms or coordinates do not fit the columns of the format.
+pub(crate) fn format_pdb(path: &Path, frames: &[Frame]) -> Result<String> {
+    let mut out = String::new();
+    let title: String = frames[0].title.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).take(70).collect();
+    if !title.trim().is_empty() {
+        let _ = writeln!(out, "TITLE     {title}");
+    }
+    if let Some(cell) = &frames[0].cell {
+        let ([a, b, c], [alpha, beta, gamma]) = cell_lengths_angles(cell);
+        let [a, b, c] = [a, b, c].map(|l| l / NM_PER_ANGSTROM);
+        let _ = writeln!(out, "CRYST1{a:9.3}{b:9.3}{c:9.3}{alpha:7.2}{beta:7.2}{gamma:7.2} P 1           1");
+    }
+    for (index, frame) in frames.iter().enumerate() {
+        let system = &frame.system;
+        let too_large = |what: &str| {
+            IoError::shape(path, format!("frame {index}: {what} does not fit the columns of PDB; write mmCIF or extended XYZ"))
+        };
+        // Chain ends have numbers too.
+        if frame.len() > 90_000 {
+            return Err(too_large("the number of atoms"));
+        }
+        if frames.len() > 1 {
+            let _ = writeln!(out, "MODEL     {:>4}", (index + 1) % 10_000);
+        }
+        let mut serial = 0;
+        let mut serials = Vec::with_capacity(frame.len());
+        for (i, name) in system.names.iter().enumerate() {
+            serial += 1;
+            serials.push(serial);
+            let x: [f64; 3] = std::array::from_fn(|a| frame.positions[3 * i + a] / NM_PER_ANGSTROM);
+            if x.iter().any(|x| *x <= -999.9995 || *x >= 9999.9995) {
+                return Err(too_large(&format!("a coordinate of {}", system.describe_atom(i))));
+            }
+            let ascii = |text: &str, n: usize| text.chars().filter(char::is_ascii_graphic).take(n).collect::<String>();
+            let symbol = elements::symbol(system.types[i]);
+            let atom = ascii(if name.atom.is_empty() { symbol } else { &name.atom }, 4);
+            // A symbol of one letter stands in column 14.
+            let atom = if atom.len() < 4 && symbol.len() == 1 { format!(" {atom:<3}") } else { format!("{atom:<4}") };
+            let residue = ascii(if name.residue.is_empty() { "UNK" } else { &name.residue }, 4);
+            let residue = if residue.len() < 4 { format!("{residue:>3} ") } else { residue };
+            let chain = if name.chain.is_empty() { " ".into() } else { ascii(&name.chain, 1) };
+            let group = if topology::is_amino_acid(&name.residue) { "ATOM  " } else { "HETATM" };
+            let number = name.residue_id.rem_euclid(10_000);
+            let upper = symbol.to_ascii_uppercase();
+            let _ = writeln!(
+                out,
+                "{group}{serial:>5} {atom} {residue}{chain:1}{number:>4}    {:8.3}{:8.3}{:8.3}  1.00  0.00          {upper:>2}  ",
+                x[0], x[1], x[2]
+            );
+            let chain_ends = system.names.get(i + 1).is_some_and(|next| next.chain != name.chain);
+            if chain_ends {
+                serial += 1;
+                let _ = writeln!(out, "TER   {serial:>5}      {residue}{chain:1}{number:>4}");
+            }
+        }
+        if frames.len() > 1 {
+            out.push_str("ENDMDL\n");
+        }
+        // Bonds within amino acids are known to every reader.
+        if index + 1 == frames.len() {
+            let known = |i: u32| {
+                topology::is_amino_acid(&system.names[i as usize].residue)
+                    && !matches!(system.names[i as usize].residue.as_str(), "ACE" | "NME")
+            };
+            for &(i, j) in system.bonds.iter().filter(|(i, j)| !known(*i) || !known(*j)) {
+                let _ = writeln!(out, "CONECT{:>5}{:>5}", serials[i as usize], serials[j as usize]);
+            }
+        }
+    }
+    out.push_str("END\n");
+    Ok(out)
 }
 
 impl Source for PdbReader {

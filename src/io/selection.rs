@@ -13,6 +13,8 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     text: String,
+    /// The same in chemfiles' language.
+    query: String,
     /// Inclusive ranges of an index list.
     ranges: Option<Vec<(usize, usize)>>,
 }
@@ -31,7 +33,7 @@ impl Selection {
                 }
                 ranges.iter().flat_map(|&(a, b)| a..=b).collect()
             }
-            None => super::backend::select(&self.text, frame).map_err(|what| self.fail(what))?,
+            None => super::backend::select(&self.query, frame).map_err(|what| self.fail(what))?,
         };
         atoms.sort_unstable();
         atoms.dedup();
@@ -46,6 +48,29 @@ impl Selection {
     }
 }
 
+/// Writes `resid 1 to 3` as `(resid >= 1 and resid <= 3)`, which chemfiles understands.
+fn expand_ranges(text: &str) -> String {
+    let spaced = text.replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let number = |i: usize| words.get(i).copied().filter(|w| w.parse::<f64>().is_ok());
+    let mut out: Vec<String> = Vec::new();
+    let mut i = 0;
+    while i < words.len() {
+        match (number(i + 1), words.get(i + 2), number(i + 3)) {
+            (Some(first), Some(&"to"), Some(last)) => {
+                out.push(format!("({0} >= {first} and {0} <= {last})", words[i]));
+                i += 4;
+            }
+            _ => {
+                out.push(words[i].to_owned());
+                i += 1;
+            }
+        }
+    }
+    // Text without ranges goes on untouched: it may hold quoted blanks.
+    if out.len() == words.len() { text.to_owned() } else { out.join(" ") }
+}
+
 impl FromStr for Selection {
     type Err = IoError;
 
@@ -56,8 +81,9 @@ impl FromStr for Selection {
         }
         // What is made of digits, commas and dashes only is meant as a list.
         if !text.chars().all(|c| c.is_ascii_digit() || matches!(c, ',' | '-' | ' ')) {
-            super::backend::check_selection(text).map_err(|what| IoError::Text { what, text: text.to_owned(), position: 0 })?;
-            return Ok(Selection { text: text.to_owned(), ranges: None });
+            let query = expand_ranges(text);
+            super::backend::check_selection(&query).map_err(|what| IoError::Text { what, text: text.to_owned(), position: 0 })?;
+            return Ok(Selection { text: text.to_owned(), query, ranges: None });
         }
         let mut ranges = Vec::new();
         let mut position = 0;
@@ -69,7 +95,7 @@ impl FromStr for Selection {
             }
             position += part.chars().count() + 1;
         }
-        Ok(Selection { text: text.to_owned(), ranges: Some(ranges) })
+        Ok(Selection { text: text.to_owned(), query: String::new(), ranges: Some(ranges) })
     }
 }
 
@@ -84,6 +110,12 @@ mod tests {
     use super::*;
     use scorefield_integrators::System;
     use std::sync::Arc;
+
+    #[test]
+    fn ranges_are_spelled_out() {
+        assert_eq!(expand_ranges("not (resid 1 to 3) and name CA"), "not ( (resid >= 1 and resid <= 3) ) and name CA");
+        assert_eq!(expand_ranges("name  'a b' to 3"), "name  'a b' to 3");
+    }
 
     #[test]
     fn index_lists() {

@@ -2,9 +2,9 @@
 
 use super::atomic::{Temporary, write_atomically};
 use super::error::{IoError, Result};
-use super::format::{Engine, Format};
+use super::format::{Engine, Format, Own};
 use super::frame::{self, Frame};
-use super::{backend, dcd, lammps, xyz};
+use super::{backend, dcd, lammps, mmcif, pdb, xyz};
 use std::path::Path;
 
 /// Writes frames to a new file in the format of its extension, or the one named; an old file is replaced once the new one is whole.
@@ -29,6 +29,17 @@ pub fn write_frames(path: impl AsRef<Path>, format: Option<&str>, frames: &[Fram
         Engine::Dump => {
             frames.iter().try_for_each(|f| check_orientation(path, f))?;
             write_text(path, frames, lammps::format_dump)
+        }
+        Engine::Own(Own::Pdb, _) => {
+            frames.iter().try_for_each(|f| check_orientation(path, f))?;
+            let text = pdb::format_pdb(path, frames)?;
+            write_atomically(path, |w| w.write_all(text.as_bytes()))
+        }
+        Engine::Own(Own::Mmcif, _) => {
+            frames.iter().try_for_each(|f| check_orientation(path, f))?;
+            let mut text = String::new();
+            mmcif::format_mmcif(frames, &mut text);
+            write_atomically(path, |w| w.write_all(text.as_bytes()))
         }
         Engine::Dcd => write_dcd(path, frames),
         _ => {

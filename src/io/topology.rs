@@ -138,6 +138,11 @@ const SIDE_CHAINS: &[(&[&str], &str)] = &[
 ];
 const BACKBONE: &str = "N-CA CA-C C-O C-OXT C-OT1 C-OT2 C-O1 C-O2 CA-CB";
 
+/// Whether a residue is an amino acid or one of the caps that close a chain.
+pub(crate) fn is_amino_acid(residue: &str) -> bool {
+    SIDE_CHAINS.iter().any(|(names, _)| names.contains(&residue))
+}
+
 /// Covalent radius in nm (Cordero 2008) of elements that make molecules; metals and noble gases bind nothing here.
 fn radius(number: u32) -> Option<f64> {
     Some(match number {

@@ -752,7 +752,7 @@ mod tests {
         let batch = Batch::uniform(molecule(), 1, 0).unwrap();
         let topology = dir.path().join("topology.xyz");
         write_frames(&topology, None, &[Frame::new(molecule(), report(&batch, 0, false).positions)]).unwrap();
-        for name in ["t.nc", "t.pdb"] {
+        for name in ["t.nc"] {
             let options = TrajectoryOptions::new(dir.path().join(name), 10, 0.002);
             let mut writer = TrajectoryWriter::create(&options, &batch).unwrap();
             let mut lengths = Vec::new();
