@@ -411,7 +411,16 @@ fn info_tells_files_apart() {
     fails(1, &["info", &folder.write("bad.xml", "<System")], &["bad.xml"]);
     fails(1, &["info", &folder.write("bad.safetensors", "abc")], &["bad.safetensors", "3 bytes"]);
     fails(1, &["info", &folder.write("long.safetensors", "\u{1}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{1}{}")], &["header", "bytes"]);
-    fails(2, &["info", folder.0.path().to_str().unwrap()], &["directory"]);
+    fails(2, &["info", folder.0.path().to_str().unwrap()], &["directory", "checkpoint"]);
+    let out = folder.name("run");
+    succeeds(&["simulate", "--replicas", "2", "--steps", "50", "--log-every", "10", "--out", &out]);
+    let text = succeeds(&["info", &out]);
+    for part in ["simulate", "step 50 of 50", "2 replicas, 44 atoms", "300.00 K", "--resume"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(text, succeeds(&["info", &folder.name("run/checkpoint.safetensors")]));
+    std::fs::write(folder.path("run/checkpoint.safetensors"), "abc").unwrap();
+    fails(1, &["info", &out], &["checkpoint.safetensors", "damaged"]);
 }
 
 #[test]

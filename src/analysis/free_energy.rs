@@ -199,9 +199,10 @@ impl Basin {
     }
 }
 
-/// The basins of an alanine-like residue. Borders run along the barriers of alanine dipeptide: φ = 0° divides the two
-/// hands, ψ = 50° and −120° divide helix from strand (the barriers near ψ ≈ 60° and −120° of every Amber force field);
-/// β includes polyproline II and C7eq, αL includes C7ax.
+/// The basins of an alanine-like residue. φ = 0° divides the two hands. ψ = 50° and −120° divide helix from strand: in
+/// implicit water (Amber with OBC) the barriers are near 85° and −110°, but the C7eq minimum of the vacuum, near
+/// (−80°, 75°), belongs to the strand by convention, and between 50° and 85° lie less than 2 % of the ensemble. β includes
+/// polyproline II and C7eq, αL includes C7ax.
 pub const BASINS: [Basin; 3] = [
     Basin { name: "β/PII", phi: (-180.0, 0.0), psi: (50.0, -120.0) },
     Basin { name: "αR", phi: (-180.0, 0.0), psi: (-120.0, 50.0) },

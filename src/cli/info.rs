@@ -4,10 +4,13 @@ use super::input::{Frame, FrameFlags, FrameStream, Model, inspect_overlaps, plur
 use super::models::capabilities;
 use super::{Outcome, Runtime, print};
 use crate::analysis::geometry::{backbone_torsions, dihedral, radius_of_gyration};
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::RunSettings;
 use crate::error::{Error, usage};
 use crate::io::elements::symbol;
 use anyhow::{Context, Result};
 use scorefield_integrators::state::Cell;
+use scorefield_integrators::units::BOLTZMANN;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,8 +23,10 @@ Examples:
   scorefield info run.dcd --topology peptide.pdb
   scorefield info peptide.xml
   scorefield info model.safetensors
+  scorefield info scorefield-run
 
-Knows structures and trajectories, OpenMM System XML, weights (safetensors), provider trees (TOML).";
+Knows structures and trajectories, OpenMM System XML, weights (safetensors), provider trees (TOML) and
+directories of runs.";
 
 /// Say what a file is: atoms, frames, elements, forces, capabilities
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -45,6 +50,8 @@ pub(super) fn run(flags: InfoFlags, runtime: &Runtime) -> Result<Outcome> {
     let Some(path) = &flags.file else { return usage("a file is needed: scorefield info FILE")? };
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let lines = match extension.as_str() {
+        _ if path.is_dir() => run_directory(path)?,
+        "safetensors" if path.file_name().is_some_and(|n| n == checkpoint::FILE) => run_directory(path.parent().unwrap_or(Path::new("")))?,
         "xml" => provider(&format!("mm:{}", path.display()), "OpenMM System XML")?,
         "toml" => provider(&path.display().to_string(), "provider tree")?,
         "safetensors" => weights(path)?,
@@ -52,6 +59,58 @@ pub(super) fn run(flags: InfoFlags, runtime: &Runtime) -> Result<Outcome> {
     };
     print(lines.join("\n"))?;
     Ok(Outcome::Done)
+}
+
+/// A run as its checkpoint knows it.
+fn run_directory(directory: &Path) -> Result<Vec<String>> {
+    if !directory.join(checkpoint::FILE).is_file() {
+        return usage(format!(
+            "{} is a directory without a checkpoint; name the output directory of a run, or a file",
+            directory.display()
+        ))?;
+    }
+    let Checkpoint { header, state, frozen, .. } = Checkpoint::read(directory)?;
+    let (command, run) = match &header.settings {
+        RunSettings::Simulate(flags) => ("simulate", &flags.run),
+        RunSettings::Exchange(flags) => ("exchange", &flags.run),
+    };
+    let replicas = state.kt.len();
+    let atoms = state.phase.len() / 6;
+    let of = run.steps.map_or(String::new(), |n| format!(" of {n}"));
+    let mut lines = vec![
+        format!("run of {command} by version {}: step {}{of}", header.version, header.step),
+        format!("{replicas} replica{}, {atoms} atoms in all, {}, {}, seed {}", plural(replicas), state.dtype(), header.isa, header.seed),
+        format!("model: {}", run.model.as_deref().unwrap_or("built in")),
+    ];
+    let given = [
+        ("integrator", run.integrator.clone()),
+        ("dt", run.dt.as_ref().map(ToString::to_string)),
+        ("friction", run.friction.as_ref().map(ToString::to_string)),
+    ];
+    let given: Vec<String> = given.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?))).collect();
+    lines.push(given.join(", "));
+    let mut kt = state.kt.clone();
+    kt.sort_by(f64::total_cmp);
+    if let (Some(low), Some(high)) = (kt.first(), kt.last()) {
+        let kelvin = |kt: f64| format!("{:.2}", kt / BOLTZMANN);
+        lines.push(if low == high {
+            format!("kT {low:.6} (in SI {} K)", kelvin(*low))
+        } else {
+            format!("kT {low:.6} to {high:.6} (in SI {} to {} K)", kelvin(*low), kelvin(*high))
+        });
+    }
+    let stuck = frozen.iter().filter(|f| **f).count();
+    if stuck > 0 {
+        lines.push(format!("{stuck} replica{} diverged and frozen", plural(stuck)));
+    }
+    for input in &header.inputs {
+        lines.push(format!("made from {} (FNV-1a {})", input.path.display(), input.fnv1a));
+    }
+    for file in header.files.iter().flat_map(|f| f.log.iter().chain(&f.trajectory)) {
+        lines.push(format!("wrote {}: {} bytes at the checkpoint", file.file, file.bytes));
+    }
+    lines.push(format!("go on with: scorefield {command} --resume {}", directory.display()));
+    Ok(lines)
 }
 
 fn provider(spec: &str, what: &str) -> Result<Vec<String>> {
@@ -114,9 +173,6 @@ fn weights(path: &Path) -> Result<Vec<String>> {
 }
 
 fn structures(path: &Path, flags: &InfoFlags, runtime: &Runtime) -> Result<Vec<String>> {
-    if path.is_dir() {
-        return usage(format!("{} is a directory that holds no run of this program; name a file in it", path.display()))?;
-    }
     let mut first: Option<Frame> = None;
     let mut count = 0;
     let (mut fewest, mut most) = (usize::MAX, 0);
