@@ -192,6 +192,27 @@ fn evaluate_knows_reduced_units() {
 }
 
 #[test]
+fn committees_say_how_far_they_disagree() {
+    let folder = Folder::new();
+    let pair = folder.write("pair.xyz", "2\n\nAr 0 0 0\nAr 3.8 0 0\n");
+    let member = |epsilon: &str| format!("{{ kind = \"lj\", sigma = \"3.4 A\", epsilon = \"{epsilon}\" }}");
+    let tree = folder.write("tree.toml", &format!("kind = \"committee\"\nmembers = [{}, {}]\n", member("1 kJ/mol"), member("2 kJ/mol")));
+    let alone = |epsilon: &str| {
+        let model = format!("lj:sigma=3.4 A,epsilon={epsilon}");
+        json(&succeeds(&["evaluate", &pair, "--model", &model, "--json", "-"]))["frames"][0].clone()
+    };
+    let both = json(&succeeds(&["evaluate", &pair, "--model", &tree, "--json", "-"]))["frames"][0].clone();
+    let (one, two) = (alone("1 kJ/mol"), alone("2 kJ/mol"));
+    assert_eq!(one["uncertainty"], Value::Null);
+    for number in [|v: &Value| v["energy"].as_f64().unwrap(), |v: &Value| v["forces"][1][0].as_f64().unwrap()] {
+        close(number(&both), 0.5 * (number(&one) + number(&two)), 1e-12);
+        // The standard deviation of two values over one degree of freedom.
+        close(number(&both["uncertainty"]), (number(&two) - number(&one)).abs() / 2f64.sqrt(), 1e-12);
+    }
+    assert_eq!(both["uncertainty"]["forces"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn extended_xyz_has_angstroms_and_electron_volts() {
     let folder = Folder::new();
     // Two argon atoms at the distance where the energy is zero and the force 24 ε/σ.
