@@ -15,7 +15,7 @@ use crate::io::{Frame, write_atomically, write_frames};
 use crate::report::free_energy::FreeEnergyAccumulator;
 use crate::report::log::{Row, read_series};
 use crate::report::progress::Progress;
-use crate::report::summary::{DivergenceSummary, ExchangeSummary, PairSummary, SetSummary, Summary};
+use crate::report::summary::{DivergenceSummary, ExchangeSummary, PairSummary, SetSummary, Summary, plural};
 use crate::signals::Interrupt;
 use outputs::Set;
 use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
@@ -235,14 +235,14 @@ impl Simulation {
             _ => String::new(),
         };
         runtime.say(format_args!(
-            "{} replicas of {} ({} atoms) under {} at {at}; {}, {}, {} threads, seed {}; writing to {}",
-            batch.replicas(),
+            "{} of {} ({}) under {} at {at}; {}, {}, {}, seed {}; writing to {}",
+            plural(batch.replicas(), "replica"),
             batch.system(0).name,
-            batch.system(0).len(),
+            plural(batch.system(0).len(), "atom"),
             self.model,
             simd::current_isa(),
             self.ensemble.dtype(),
-            self.threads,
+            plural(self.threads, "thread"),
             self.header.seed,
             self.config.out.display()
         ));

@@ -98,7 +98,7 @@ pub struct RunFlags {
     /// Mass of hydrogens, taken from the atoms they are bonded to, for example '3 u'
     #[arg(long, value_name = "MASS", help_heading = "Dynamics", allow_hyphen_values = true)]
     pub hydrogen_mass: Option<Quantity>,
-    /// Remove the motion of the centre of mass at every step
+    /// Remove the motion of the centre of mass at every step [default: what the force field says]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
     pub remove_drift: Option<bool>,
     /// Relax start structures before the run

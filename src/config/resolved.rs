@@ -57,6 +57,8 @@ pub struct Subject {
     pub energy: bool,
     /// Temperature at which it is usually run, where it has one.
     pub temperature: Option<Quantity>,
+    /// Its description asks for removal of the motion of the centre of mass.
+    pub removes_drift: bool,
     /// It is the built-in example, run without any flag.
     pub built_in: bool,
 }
@@ -160,7 +162,9 @@ impl RunSettings {
             run.steps = Some(steps as u64);
         }
         run.steps.get_or_insert(100_000);
-        run.remove_drift.get_or_insert(false);
+        // With frozen atoms the centre of mass belongs to the frame that they make.
+        let removes_drift = subject.removes_drift && run.freeze.is_none();
+        run.remove_drift.get_or_insert(removes_drift);
         run.relax.get_or_insert(false);
         run.on_divergence.get_or_insert(OnDivergence::Stop);
         run.check_every.get_or_insert(100);
@@ -349,7 +353,7 @@ mod tests {
     use super::*;
 
     fn subject(units: UnitSystem) -> Subject {
-        Subject { name: "model".into(), units, kind: Kind::Physical, energy: true, temperature: None, built_in: false }
+        Subject { name: "model".into(), units, kind: Kind::Physical, energy: true, temperature: None, removes_drift: false, built_in: false }
     }
 
     fn simulate(change: impl Fn(&mut SimulateFlags)) -> Result<(RunConfig, Vec<String>)> {

@@ -98,6 +98,11 @@ pub struct Summary {
     pub divergences: Vec<DivergenceSummary>,
 }
 
+/// `1 replica`, `2 replicas`.
+pub fn plural(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// `-123.45 ± 0.67`, with as many digits as the error allows.
 struct Value<'a>(Option<&'a BlockAverage>);
 
@@ -107,7 +112,7 @@ impl fmt::Display for Value<'_> {
         let error = average.standard_error;
         let digits = if error > 0.0 && error.is_finite() { (1.0 - error.log10().floor()).clamp(0.0, 6.0) as usize } else { 3 };
         let error = if error.is_finite() { format!("{error:.digits$}") } else { "?".into() };
-        f.pad(&format!("{:.digits$} ± {}{error}", average.mean, if average.converged { "" } else { "≥ " }))
+        f.pad(&format!("{:.digits$} ± {error}{}", average.mean, if average.converged { "" } else { "*" }))
     }
 }
 
@@ -123,7 +128,7 @@ impl fmt::Display for Summary {
             writeln!(f, "{:>14.3}  {:>22}  {:>8}  {:>20}  {:>8}", set.thermostat, Value(u), samples(u), Value(t), samples(t))?;
         }
         if self.averages.iter().any(|s| [&s.potential, &s.temperature].iter().any(|a| a.as_ref().is_some_and(|a| !a.converged))) {
-            writeln!(f, "≥: correlated over the whole run; the error is a lower bound")?;
+            writeln!(f, "* correlated over the whole run: the error is a lower bound")?;
         }
         if let Some(exchange) = &self.exchange {
             writeln!(f, "\n{:>12}  {:>12}  {:>10}  {:>10}  {:>10}", "from", "to", "tried", "accepted", "ratio")?;
@@ -138,14 +143,14 @@ impl fmt::Display for Summary {
         }
         writeln!(
             f,
-            "\n{} replicas × {} steps ({:.3} {time} each) of {} in {:.2} s: {}",
-            self.replicas,
+            "\n{} × {} steps ({:.3} {time} each) of {} in {:.2} s: {}",
+            plural(self.replicas, "replica"),
             self.steps,
             self.time_ps,
             self.model,
             self.seconds,
             speed(self.steps_per_second, self.ns_per_day.map(|ns| ns / 86_400.0 / self.steps_per_second))
         )?;
-        write!(f, "{}, {}, {} threads, seed {}", self.isa, self.dtype, self.threads, self.seed)
+        write!(f, "{}, {}, {}, seed {}", self.isa, self.dtype, plural(self.threads, "thread"), self.seed)
     }
 }

@@ -9,7 +9,7 @@ use scorefield_integrators::relax::{RelaxOptions, RelaxSpec, relax_all};
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::{Batch, DType, ForceProvider, Noise, State, System, UnitSystem};
 use scorefield_models::mechanics::Mechanics;
-use scorefield_models::{ProviderSpec, Toy, parse_spec};
+use scorefield_models::{Built, ProviderSpec, Toy, parse_spec};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -104,14 +104,6 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
     Ok(Loaded { provider: built.provider, subject, frames, inputs, warnings })
 }
 
-/// A force provider, and what it says about the system that it moves.
-struct Model {
-    provider: Box<dyn ForceProvider>,
-    toy: Option<Toy>,
-    /// Gives masses and bonds.
-    mechanics: Option<Mechanics>,
-}
-
 /// Descriptions that cannot be understood are mistakes of usage; files that cannot be used are not.
 fn wrong_model(error: scorefield_models::Error) -> Error {
     use scorefield_models::Error as E;
@@ -129,21 +121,16 @@ fn strip_units(frame: &mut Frame, toy: Option<&Toy>) {
     }
 }
 
-fn build(spec: &ProviderSpec, start: Option<&Frame>) -> Result<Model> {
-    if let ProviderSpec::Mm { file } = spec {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::file("read", file, e))?;
-        return mechanics(&text, &file.display().to_string());
-    }
-    let built = spec.build_at(start.map(|f| &f.positions[..])).map_err(wrong_model)?;
-    Ok(Model { provider: built.provider, toy: built.toy, mechanics: None })
+fn build(spec: &ProviderSpec, start: Option<&Frame>) -> Result<Built> {
+    spec.build_at(start.map(|f| &f.positions[..])).map_err(wrong_model)
 }
 
-fn mechanics(xml: &str, name: &str) -> Result<Model> {
+fn mechanics(xml: &str, name: &str) -> Result<Built> {
     let mechanics = Mechanics::from_xml(xml, name)?;
-    Ok(Model { provider: Box::new(mechanics.provider(name)), toy: None, mechanics: Some(mechanics) })
+    Ok(Built { provider: Box::new(mechanics.provider(name)), toy: None, mechanics: Some(mechanics) })
 }
 
-fn subject(built: &Model, built_in: bool) -> Subject {
+fn subject(built: &Built, built_in: bool) -> Subject {
     let c = built.provider.capabilities();
     Subject {
         name: c.name.clone(),
@@ -151,6 +138,7 @@ fn subject(built: &Model, built_in: bool) -> Subject {
         kind: c.kind,
         energy: c.energy,
         temperature: built.toy.as_ref().map(|t| t.temperature.clone()),
+        removes_drift: built.mechanics.as_ref().is_some_and(Mechanics::removes_drift),
         built_in,
     }
 }
