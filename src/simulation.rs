@@ -66,7 +66,8 @@ pub fn command(settings: RunSettings, runtime: &Runtime) -> Result<Outcome> {
         None => Simulation::begin(settings, runtime)?,
     };
     simulation.describe(runtime);
-    if simulation.step() >= simulation.config.steps && simulation.step() > 0 {
+    // A process that was ended after its last step may not have come to its summary.
+    if simulation.step() >= simulation.config.steps && simulation.config.out.join(SUMMARY_FILE).exists() {
         runtime.say(format_args!(
             "the run has its {} steps already; to make it longer, resume it with a larger --steps",
             simulation.config.steps
@@ -147,6 +148,9 @@ impl Simulation {
         simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), false, Some(&files))?;
         simulation.update_members();
         simulation.write_config()?;
+        if simulation.step() < simulation.config.steps {
+            remove(&directory.join(SUMMARY_FILE))?;
+        }
         Ok(simulation)
     }
 
@@ -200,7 +204,10 @@ impl Simulation {
         let fail = |what: String| Error::Checkpoint { path: directory.join(FILE), what };
         let mut state = saved.state;
         state.clock = Clock::Physical { time: saved.header.step as f64 * self.config.dt };
-        self.ensemble.restore(&state, &saved.frozen)?;
+        // At step 0 the state was made anew just now; bringing it onto its constraints twice might change its last bits.
+        if state.step > 0 {
+            self.ensemble.restore(&state, &saved.frozen)?;
+        }
         if self.forces_hash() != saved.header.forces {
             return Err(fail(format!(
                 "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",
@@ -466,18 +473,18 @@ impl Simulation {
     /// Where a file cannot be read or written.
     pub fn finish(mut self, also: Option<&Path>, runtime: &Runtime) -> Result<Summary> {
         let summary = self.summary()?;
+        let coldest = self.config.sampling.temperatures()[0];
+        let report = self.free_energy.take().and_then(|counts| counts.report(coldest, crate::report::locale_is_utf8()));
+        for (name, content) in report.iter().flat_map(|r| &r.files) {
+            write_atomically(&self.config.out.join(name), |w| w.write_all(content.as_bytes()))?;
+        }
+        // Last of all: where it is, the run is whole.
         let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::Run(e.to_string()))?;
-        let own = self.config.out.join(SUMMARY_FILE);
-        for path in [Some(own.as_path()), also].into_iter().flatten() {
+        for path in [also, Some(&self.config.out.join(SUMMARY_FILE))].into_iter().flatten() {
             write_atomically(path, |w| writeln!(w, "{json}"))?;
         }
         print(&summary).map_err(|e| Error::Run(format!("{e:#}")))?;
-        let counts = self.free_energy.take();
-        let report = counts.and_then(|c| c.report(self.config.sampling.temperatures()[0], crate::report::locale_is_utf8()));
-        if let Some(report) = report.filter(|_| self.config.units == UnitSystem::Si) {
-            for (name, content) in &report.files {
-                write_atomically(&self.config.out.join(name), |w| w.write_all(content.as_bytes()))?;
-            }
+        if let Some(report) = report {
             print(format_args!("\n{}", report.text)).map_err(|e| Error::Run(format!("{e:#}")))?;
             let names: Vec<&str> = report.files.iter().map(|f| f.0.as_str()).collect();
             runtime.say(format_args!("plots in {}: {}", self.config.out.display(), names.join(", ")));
@@ -568,14 +575,18 @@ fn prepare_directory(out: &Path, overwrite: bool) -> Result<()> {
         let recorded = Checkpoint::read(out).map(|c| c.header.files).unwrap_or_default();
         let names = recorded.into_iter().flat_map(|set| set.log.into_iter().chain(set.trajectory)).map(|f| f.file);
         for name in [FILE, CONFIG_FILE, SUMMARY_FILE, STRUCTURE_FILE].into_iter().map(str::to_owned).chain(names) {
-            let path = out.join(name);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::file("remove", &path, e)),
-                _ => {}
-            }
+            remove(&out.join(name))?;
         }
     }
     Ok(())
+}
+
+/// Removes a file where there is one.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path, e)),
+        _ => Ok(()),
+    }
 }
 
 /// Flags that may differ when a run is resumed.

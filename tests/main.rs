@@ -1,3 +1,7 @@
 //! All tests of the program from outside, one module per topic: one binary links once.
 
+mod cli;
+mod ensemble;
+mod restart;
+mod support;
 mod tools;

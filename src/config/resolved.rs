@@ -353,7 +353,15 @@ mod tests {
     use super::*;
 
     fn subject(units: UnitSystem) -> Subject {
-        Subject { name: "model".into(), units, kind: Kind::Physical, energy: true, temperature: None, removes_drift: false, built_in: false }
+        Subject {
+            name: "model".into(),
+            units,
+            kind: Kind::Physical,
+            energy: true,
+            temperature: None,
+            removes_drift: false,
+            built_in: false,
+        }
     }
 
     fn simulate(change: impl Fn(&mut SimulateFlags)) -> Result<(RunConfig, Vec<String>)> {

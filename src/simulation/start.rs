@@ -19,8 +19,8 @@ const OVERLAP_NM: f64 = 0.01;
 pub(super) const ANGSTROMS_PER_NM: f64 = 10.0;
 /// Most start structures read from one file.
 const MOST_FRAMES: usize = 1 << 20;
-/// Most coordinates of all replicas together: 16 GB of positions and velocities in double precision.
-const MOST_COORDINATES: usize = 1 << 30;
+/// Most coordinates and velocities of all replicas together: 1 GB in double precision, several times over in all.
+const MOST_COORDINATES: usize = 1 << 27;
 
 /// The built-in example: alanine dipeptide in implicit solvent.
 const EXAMPLE_PDB: &str = include_str!("../../data/alanine-dipeptide/alanine-dipeptide.pdb");
@@ -203,7 +203,8 @@ pub(super) fn prepare_masses(frames: &mut [Frame], config: &RunConfig) -> Result
     }
     if let Some(text) = &config.freeze {
         let selection: Selection = text.parse().map_err(|e| Error::Usage(format!("--freeze: {e}")))?;
-        let atoms = frames.iter().map(|f| selection.atoms(f)).collect::<crate::io::Result<Vec<_>>>()?;
+        let atoms = frames.iter().map(|f| selection.atoms(f)).collect::<crate::io::Result<Vec<_>>>();
+        let atoms = atoms.map_err(|e| Error::Usage(format!("--freeze: {e}")))?;
         let mut systems: Vec<(Arc<System>, Vec<usize>, Arc<System>)> = Vec::new();
         for (frame, atoms) in frames.iter_mut().zip(atoms) {
             let known = systems.iter().find(|(old, a, _)| Arc::ptr_eq(old, &frame.system) && *a == atoms);
