@@ -199,7 +199,7 @@ const KINDS: &[KindInfo] = &[
             parameter("epsilon", "1", "depth of the well (`0.0103 eV`)"),
             parameter("cutoff", "", "with it the model needs a periodic cell; without it all pairs, open"),
             parameter("shift", "false", "with a cutoff: make energies continuous there"),
-            parameter("skin", "", "with a cutoff: reach of neighbour lists beyond it, by default 0.3 sigma"),
+            parameter("skin", "", "with a cutoff: reach of neighbour lists beyond it, by default 0.4 sigma"),
             parameter("n", "", "atoms it brings along: a cluster (by default 13), or with a cutoff a crystal (by default 108)"),
             parameter("mass", "", "mass of those atoms, by default 1 (argon's 39.948 u in SI)"),
             parameter("density", "0.8442", "with a cutoff: number density of that crystal times sigma^3"),

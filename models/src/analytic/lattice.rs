@@ -1,5 +1,6 @@
 //! Periodic cells of any shape.
 
+use scorefield_integrators::simd::Lanes;
 use scorefield_integrators::state::Cell;
 
 /// A periodic cell with its inverse.
@@ -46,5 +47,40 @@ impl Lattice {
     pub(crate) fn nearest(&self, d: [f64; 3]) -> [f64; 3] {
         let n = self.fractional(d).map(f64::round_ties_even);
         [0, 1, 2].map(|a| d[a] - (0..3).map(|k| n[k] * self.cell[3 * k + a]).sum::<f64>())
+    }
+}
+
+/// Displacements to nearest images, and their squares, of `m` candidates at `from` as seen from `xi`.
+#[inline(always)]
+pub(super) fn displacements<V: Lanes>(
+    t: V::Token,
+    lattice: &Lattice,
+    xi: [V::Scalar; 3],
+    from: [&[V::Scalar]; 3],
+    m: usize,
+    d: [&mut [V::Scalar]; 3],
+    r2: &mut [V::Scalar],
+) {
+    let (mut cell, mut inverse) = ([V::zero(t); 9], [V::zero(t); 9]);
+    for k in 0..9 {
+        cell[k] = V::lit(t, lattice.cell[k]);
+        inverse[k] = V::lit(t, lattice.inverse[k]);
+    }
+    let xi = [V::splat(t, xi[0]), V::splat(t, xi[1]), V::splat(t, xi[2])];
+    let [dx, dy, dz] = d;
+    for c in (0..m).step_by(V::LANES) {
+        let mut d = [xi[0] - V::load(t, &from[0][c..]), xi[1] - V::load(t, &from[1][c..]), xi[2] - V::load(t, &from[2][c..])];
+        // Whole numbers of box vectors in the displacement: fractional coordinates, rounded.
+        let mut n = [V::zero(t); 3];
+        for k in 0..3 {
+            n[k] = d[2].mul_add(inverse[6 + k], d[1].mul_add(inverse[3 + k], d[0] * inverse[k])).round();
+        }
+        for a in 0..3 {
+            d[a] = (-n[2]).mul_add(cell[6 + a], (-n[1]).mul_add(cell[3 + a], (-n[0]).mul_add(cell[a], d[a])));
+        }
+        d[0].store(&mut dx[c..]);
+        d[1].store(&mut dy[c..]);
+        d[2].store(&mut dz[c..]);
+        d[2].mul_add(d[2], d[1].mul_add(d[1], d[0] * d[0])).store(&mut r2[c..]);
     }
 }

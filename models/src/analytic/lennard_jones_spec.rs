@@ -79,7 +79,7 @@ impl LennardJonesSpec {
             return Ok((Box::new(LaneProvider::new(kernel)), Toy { system: system(n), positions, cell: None, temperature }));
         };
         let cutoff = reader.positive("cutoff", cutoff, Dimension::LENGTH)?;
-        let skin = self.skin.as_ref().map_or(Ok(0.3 * sigma), |s| reader.positive("skin", s, Dimension::LENGTH))?;
+        let skin = self.skin.as_ref().map_or(Ok(0.4 * sigma), |s| reader.positive("skin", s, Dimension::LENGTH))?;
         let density = positive("lj", "density", self.density)?;
         let n = self.n.unwrap_or(108);
         let (positions, side) = crystal(n, density / sigma.powi(3))?;

@@ -1,7 +1,9 @@
 //! Neighbour lists in periodic cells of any shape.
 
-use super::lattice::Lattice;
+use super::lattice::{Lattice, displacements};
+use pulp::{Simd, WithSimd};
 use scorefield_integrators::Real;
+use scorefield_integrators::simd::{F64, MAX_LANES, dispatch};
 use scorefield_integrators::state::Cell;
 
 /// For every atom its partners of higher index within some radius, in order.
@@ -14,10 +16,14 @@ pub(super) struct List {
     built_in: Cell,
     /// How far beyond the cutoff it reaches.
     skin: f64,
-    /// Atoms sorted by bin, and where each bin begins.
-    bins: Vec<u32>,
-    bin_starts: Vec<u32>,
+    /// Bin of each atom, where each bin begins, and atoms and positions sorted by bin.
     bin_of: Vec<u32>,
+    bin_starts: Vec<u32>,
+    sorted: Vec<u32>,
+    sorted_at: [Vec<f64>; 3],
+    /// Displacements and squared distances of one bin.
+    d: [Vec<f64>; 3],
+    r2: Vec<f64>,
 }
 
 impl List {
@@ -52,17 +58,19 @@ impl List {
 
     fn build(&mut self, lattice: &Lattice, radius: f64) {
         let atoms = self.built_at.len() / 3;
-        let at = |k: u32| -> [f64; 3] { std::array::from_fn(|a| self.built_at[3 * k as usize + a]) };
         let heights = lattice.heights();
-        // At least three bins a side, so that the bins around one are different ones; else a single bin.
+        // At least three bins a side, so that the bins around one are different ones; else one.
         let most = (atoms as f64).cbrt().ceil().max(3.0);
-        let wanted = heights.map(|h| (h / radius).floor().min(most) as usize);
-        let sides = if wanted.iter().all(|&s| s >= 3) { wanted } else { [1; 3] };
+        let mut sides = [1; 3];
+        for k in 0..3 {
+            let wanted = (heights[k] / radius).floor().min(most) as usize;
+            sides[k] = if wanted >= 3 { wanted } else { 1 };
+        }
         self.bin_of.clear();
         self.bin_starts.clear();
         self.bin_starts.resize(sides.iter().product::<usize>() + 1, 0);
-        for i in 0..atoms as u32 {
-            let s = lattice.fractional(at(i));
+        for r in self.built_at.chunks_exact(3) {
+            let s = lattice.fractional([r[0], r[1], r[2]]);
             let [x, y, z] = std::array::from_fn(|k| (((s[k] - s[k].floor()) * sides[k] as f64) as usize).min(sides[k] - 1));
             let bin = (x * sides[1] + y) * sides[2] + z;
             self.bin_of.push(bin as u32);
@@ -71,48 +79,75 @@ impl List {
         for k in 1..self.bin_starts.len() {
             self.bin_starts[k] += self.bin_starts[k - 1];
         }
-        self.bins.clear();
-        self.bins.resize(atoms, 0);
-        // Filling from the back leaves every start where its bin begins.
+        // Atoms in the order of their bins, with their positions.
+        self.sorted.clear();
+        self.sorted.resize(atoms, 0);
+        for rows in self.sorted_at.iter_mut().chain(&mut self.d).chain([&mut self.r2]) {
+            rows.resize(atoms + MAX_LANES, 0.0);
+        }
+        // Filling from the back leaves every start where its bin begins, one place too far.
         for i in (0..atoms).rev() {
             let end = &mut self.bin_starts[self.bin_of[i] as usize + 1];
             *end -= 1;
-            self.bins[*end as usize] = i as u32;
+            let place = *end as usize;
+            self.sorted[place] = i as u32;
+            for a in 0..3 {
+                self.sorted_at[a][place] = self.built_at[3 * i + a];
+            }
         }
-        // Each start has moved to the one after it: bin k is now starts[k + 1] .. starts[k + 2], the last up to the end.
-        let bin_range = |k: usize| {
-            let begin = self.bin_starts[k + 1] as usize;
-            begin..self.bin_starts.get(k + 2).map_or(atoms, |&s| s as usize)
-        };
-        let radius2 = radius * radius;
-        self.starts.clear();
-        self.starts.push(0);
-        self.partners.clear();
-        for i in 0..atoms as u32 {
-            let (xi, bin) = (at(i), self.bin_of[i as usize] as usize);
-            let first = self.partners.len();
-            let here = [bin / (sides[1] * sides[2]), bin / sides[2] % sides[1], bin % sides[2]];
-            let around = |k: usize| (0..sides[k].min(3)).map(move |o| (here[k] + sides[k] + o - usize::from(sides[k] > 1)) % sides[k]);
-            for x in around(0) {
-                for y in around(1) {
-                    for z in around(2) {
-                        for &j in &self.bins[bin_range((x * sides[1] + y) * sides[2] + z)] {
-                            if j <= i {
-                                continue;
-                            }
-                            let xj = at(j);
-                            // A distance that is not a number stays in the list.
-                            let d = lattice.nearest(std::array::from_fn(|a| xi[a] - xj[a]));
-                            let far = d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= radius2;
-                            if !far {
-                                self.partners.push(j);
-                            }
-                        }
+        self.bin_starts.remove(0);
+        self.bin_starts.push(atoms as u32);
+        dispatch(Build { list: self, lattice, sides, radius2: radius * radius });
+    }
+}
+
+/// Fills a list whose bins are made.
+struct Build<'a> {
+    list: &'a mut List,
+    lattice: &'a Lattice,
+    sides: [usize; 3],
+    radius2: f64,
+}
+
+/// The neighbours of bin `k` of `n` along one axis, itself included: the first one and how many follow it, cyclically.
+fn around(k: usize, n: usize) -> (usize, usize) {
+    if n == 1 { (0, 1) } else { ((k + n - 1) % n, 3) }
+}
+
+impl WithSimd for Build<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, t: S) {
+        let Build { list, lattice, sides, radius2 } = self;
+        let List { starts, partners, built_at, sorted, sorted_at, d, r2, bin_starts, bin_of, .. } = list;
+        let [dx, dy, dz] = d;
+        starts.clear();
+        starts.push(0);
+        partners.clear();
+        for (i, &bin) in bin_of.iter().enumerate() {
+            let (bin, first) = (bin as usize, partners.len());
+            let xi = [built_at[3 * i], built_at[3 * i + 1], built_at[3 * i + 2]];
+            let (x0, nx) = around(bin / (sides[1] * sides[2]), sides[0]);
+            let (y0, ny) = around(bin / sides[2] % sides[1], sides[1]);
+            let (z0, nz) = around(bin % sides[2], sides[2]);
+            for cell in 0..nx * ny * nz {
+                let x = (x0 + cell / (ny * nz)) % sides[0];
+                let y = (y0 + cell / nz % ny) % sides[1];
+                let z = (z0 + cell % nz) % sides[2];
+                let here = (x * sides[1] + y) * sides[2] + z;
+                let (begin, end) = (bin_starts[here] as usize, bin_starts[here + 1] as usize);
+                let from = [&sorted_at[0][begin..], &sorted_at[1][begin..], &sorted_at[2][begin..]];
+                displacements::<F64<S>>(t, lattice, xi, from, end - begin, [dx, dy, dz], r2);
+                for (&j, &r2) in sorted[begin..end].iter().zip(r2.iter()) {
+                    // A distance that is not a number stays in the list.
+                    let far = r2 >= radius2;
+                    if !far && j as usize > i {
+                        partners.push(j);
                     }
                 }
             }
-            self.partners[first..].sort_unstable();
-            self.starts.push(self.partners.len() as u32);
+            partners[first..].sort_unstable();
+            starts.push(partners.len() as u32);
         }
     }
 }
