@@ -2,6 +2,7 @@
 
 mod cli;
 mod ensemble;
+mod peers;
 mod restart;
 mod support;
 mod tools;
