@@ -73,9 +73,12 @@ fn ase_reads_our_extended_xyz_with_energies_and_forces() {
     let directory = tempfile::tempdir().unwrap();
     let (xyz, json) = (directory.path().join("out.xyz"), directory.path().join("out.json"));
     let model = format!("mm:{}", data("alanine-dipeptide-vacuum.xml").display());
-    run(scorefield()
-        .args(["evaluate", data("alanine-dipeptide.pdb").to_str().unwrap(), "--model", &model, "--quiet"])
-        .args(["--json", json.to_str().unwrap(), "--extxyz", xyz.to_str().unwrap()]));
+    run(scorefield().args(["evaluate", data("alanine-dipeptide.pdb").to_str().unwrap(), "--model", &model, "--quiet"]).args([
+        "--json",
+        json.to_str().unwrap(),
+        "--extxyz",
+        xyz.to_str().unwrap(),
+    ]));
     let script = r#"
 import json, sys
 import ase.io, numpy

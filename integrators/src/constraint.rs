@@ -486,8 +486,8 @@ pub fn violation(batch: &Batch, state: &State) -> f64 {
             let [i, j] = c.atoms.map(|i| first + 3 * i as usize);
             let r2: f64 = (0..3).map(|a| (x.get(i + a) - x.get(j + a)).powi(2)).sum();
             let error = (r2.sqrt() / c.length - 1.0).abs();
-            // A comparison that NaN fails would hide it.
-            if !(error <= worst) {
+            // A plain comparison would pass over NaN.
+            if error.is_nan() || error > worst {
                 worst = error;
             }
         }

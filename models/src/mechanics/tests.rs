@@ -135,7 +135,8 @@ fn run(m: &Mechanics, spec: &DynamicsSpec, dtype: DType, x: &[f64], ids: &[u32],
     system.masses = m.masses().to_vec();
     system.constraints = m.constraints().to_vec();
     system.masses[3] = 0.0;
-    let batch = Batch::new(vec![Arc::new(system); ids.len()], ids.to_vec()).unwrap();
+    let system = Arc::new(system);
+    let batch = Batch::new(vec![system; ids.len()], ids.to_vec()).unwrap();
     let mut state = State::at_rest(&batch, &x.repeat(ids.len()), dtype).unwrap();
     state.kt.fill(2.5);
     let noise = Noise::new(7);
