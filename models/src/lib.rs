@@ -7,6 +7,7 @@
 pub mod adapters;
 pub mod analytic;
 pub mod combine;
+pub mod ani;
 pub mod error;
 pub mod external;
 pub mod mechanics;
