@@ -6,8 +6,8 @@
 
 pub mod adapters;
 pub mod analytic;
-pub mod combine;
 pub mod ani;
+pub mod combine;
 pub mod error;
 pub mod external;
 pub mod mechanics;

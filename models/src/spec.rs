@@ -19,6 +19,7 @@
 //! ```
 
 use crate::analytic::{DoubleWell2dSpec, DoubleWellSpec, HarmonicSpec, LennardJonesSpec, MullerBrownSpec, Toy};
+use crate::ani::{AniModel, AniProvider, AniSpec};
 use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
@@ -38,7 +39,7 @@ const MAX_TOML_BYTES: u64 = 1 << 20;
 const MAX_XML_BYTES: u64 = 1 << 30;
 
 /// Learned architectures that weights may name.
-const ARCHITECTURES: &[&str] = &[];
+const ARCHITECTURES: &[&str] = &["ani2x", "ani1x", "ani1ccx"];
 
 /// A description of a force provider, as written on the command line or in a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,12 @@ pub enum ProviderSpec {
     },
     /// A program that supplies forces.
     External(ExternalSpec),
+    /// ANI-2x.
+    Ani2x(AniSpec),
+    /// ANI-1x.
+    Ani1x(AniSpec),
+    /// ANI-1ccx.
+    Ani1ccx(AniSpec),
     /// A learned model from its weights.
     Weights {
         /// The safetensors file.
@@ -144,6 +151,8 @@ const fn parameter(name: &'static str, default: &'static str, meaning: &'static 
 
 const MASS: ParameterInfo = parameter("mass", "1", "mass of the particle");
 
+const ANI: &[ParameterInfo] = &[parameter("weights", "", "the safetensors file that data/scripts/convert_ani.py wrote")];
+
 const KINDS: &[KindInfo] = &[
     KindInfo {
         name: "harmonic",
@@ -221,6 +230,19 @@ const KINDS: &[KindInfo] = &[
         ],
     },
     KindInfo {
+        name: "ani2x",
+        aliases: &["ani-2x"],
+        summary: "ANI-2x: organic molecules of H, C, N, O, F, S, Cl (as far as the weights go)",
+        parameters: ANI,
+    },
+    KindInfo { name: "ani1x", aliases: &["ani-1x"], summary: "ANI-1x: organic molecules of H, C, N, O", parameters: ANI },
+    KindInfo {
+        name: "ani1ccx",
+        aliases: &["ani-1ccx"],
+        summary: "ANI-1ccx: organic molecules of H, C, N, O, towards coupled-cluster energies",
+        parameters: ANI,
+    },
+    KindInfo {
         name: "weights",
         aliases: &[],
         summary: "a learned model; short form FILE.safetensors",
@@ -281,7 +303,8 @@ pub fn builtins() -> Vec<BuiltinInfo> {
 pub fn parse_spec(text: &str) -> Result<ProviderSpec> {
     let text = text.trim();
     let path = Path::new(text);
-    match path.extension().and_then(|e| e.to_str()) {
+    let named = text.split_once(':').is_some_and(|(name, _)| KINDS.iter().any(|k| k.name == name || k.aliases.contains(&name)));
+    match path.extension().and_then(|e| e.to_str()).filter(|_| !named) {
         Some("toml") => return read_toml(path),
         Some("safetensors") => return Ok(ProviderSpec::Weights { file: path.to_owned() }),
         _ => {}
@@ -407,6 +430,7 @@ impl ProviderSpec {
     fn resolve_paths(&mut self, folder: &Path) {
         match self {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
+            ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
                 inner.iter_mut().for_each(|s| s.resolve_paths(folder));
             }
@@ -482,6 +506,10 @@ impl ProviderSpec {
                 Ok(Built { provider: Box::new(mechanics.provider(&name)), toy: None, mechanics: Some(mechanics) })
             }
             ProviderSpec::External(s) => Ok(Built { provider: Box::new(s.build()?), toy: None, mechanics: None }),
+            ProviderSpec::Ani2x(s) => ani(s, AniModel::Ani2x),
+            ProviderSpec::Ani1x(s) => ani(s, AniModel::Ani1x),
+            ProviderSpec::Ani1ccx(s) => ani(s, AniModel::Ani1ccx),
+            ProviderSpec::Weights { file } if AniProvider::recognises(file) => Ok(alone(AniProvider::open(file, None)?)),
             ProviderSpec::Weights { file } => {
                 let weights = WeightsFile::read(file)?;
                 Err(Error::Unknown {
@@ -493,6 +521,15 @@ impl ProviderSpec {
             }
         }
     }
+}
+
+/// A provider that brings no system along.
+fn alone(provider: impl ForceProvider + 'static) -> Built {
+    Built { provider: Box::new(provider), toy: None, mechanics: None }
+}
+
+fn ani(spec: &AniSpec, model: AniModel) -> Result<Built> {
+    Ok(alone(AniProvider::open(&spec.weights, Some(model))?))
 }
 
 fn toy<K: LaneKernel>((kernel, toy): (K, Toy)) -> Built {

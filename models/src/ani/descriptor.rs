@@ -283,8 +283,7 @@ impl<T: SimdReal> Features<'_, T> {
                     let scale = scale_j * V::splat(t, scratch.get(INNER_FC, k));
                     let row = V::slice_mut(t, &mut features[start..start + symmetry.angular()]);
                     for (v, f) in row.iter_mut().enumerate() {
-                        let (e, _, _) =
-                            angle.functions(t, cos_shifts[v], sin_shifts[v], distance_shifts[v], zeta, minus_angular_eta);
+                        let (e, _, _) = angle.functions(t, cos_shifts[v], sin_shifts[v], distance_shifts[v], zeta, minus_angular_eta);
                         *f = scale.mul_add(e, *f);
                     }
                 }
@@ -388,8 +387,7 @@ impl<T: SimdReal> Forces<'_, T> {
                     let minus_cot = -(angle.cos / angle.sin);
                     let (mut value, mut by_cosine, mut by_distance) = (V::zero(t), V::zero(t), V::zero(t));
                     for (v, &g) in V::slice(t, &gradient[start..start + symmetry.angular()]).iter().enumerate() {
-                        let (e, base, d) =
-                            angle.functions(t, cos_shifts[v], sin_shifts[v], distance_shifts[v], zeta, minus_angular_eta);
+                        let (e, base, d) = angle.functions(t, cos_shifts[v], sin_shifts[v], distance_shifts[v], zeta, minus_angular_eta);
                         let e = g * e;
                         value += e;
                         by_distance = e.mul_add(d, by_distance);

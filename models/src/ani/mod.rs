@@ -10,8 +10,9 @@
 //! once. Lengths are Å and energies hartree inside this module, nm and kJ/mol outside.
 //!
 //! Weights come from a safetensors file with tensors `{element}.{layer}.weight` `[members, outputs, inputs]` and `.bias`
-//! `[members, outputs]`, and metadata that `data/scripts/convert_ani.py` writes. A file may leave elements out; the columns
-//! of the first layer are then those of the elements it has.
+//! `[members, outputs]`. Metadata are in the layout of this program's weights, with `parameters` as
+//! `data/scripts/convert_ani.py` writes them, or the same parameters as lists of numbers under their published names. A file
+//! may leave elements out; the columns of the first layer are then those of the elements it has.
 
 mod descriptor;
 mod model;
@@ -23,3 +24,14 @@ mod tests;
 
 pub use parameters::AniModel;
 pub use provider::AniProvider;
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// An ANI model as written on the command line or in a TOML file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AniSpec {
+    /// The file of its weights.
+    pub weights: PathBuf,
+}

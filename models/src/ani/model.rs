@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 use scorefield_integrators::Real;
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -54,13 +55,24 @@ impl PackReal for f64 {
     }
 }
 
+/// Metadata with the JSON object `parameters`, where there is one, laid out flat: lists as numbers between commas.
+fn flat(metadata: &Option<HashMap<String, String>>) -> HashMap<String, String> {
+    let mut all = metadata.clone().unwrap_or_default();
+    let text = all.remove("parameters").unwrap_or_default();
+    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&text) {
+        let word = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        for (key, value) in object {
+            let text = value.as_array().map_or_else(|| word(&value), |list| list.iter().map(word).collect::<Vec<_>>().join(","));
+            all.insert(key, text);
+        }
+    }
+    all
+}
+
 /// The file's bytes and metadata.
 fn open(file: &Path) -> Result<(Vec<u8>, HashMap<String, String>)> {
-    let bytes = match std::fs::metadata(file) {
-        Ok(m) if m.len() > MAX_FILE_BYTES => {
-            return refuse(file, format!("it has {} bytes, more than {MAX_FILE_BYTES}; is it the right file?", m.len()));
-        }
-        Ok(_) => std::fs::read(file).map_err(|e| Error::io(file, e))?,
+    let mut input = match std::fs::File::open(file) {
+        Ok(input) => input,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return refuse(
                 file,
@@ -70,17 +82,21 @@ fn open(file: &Path) -> Result<(Vec<u8>, HashMap<String, String>)> {
         }
         Err(e) => return Err(Error::io(file, e)),
     };
-    let header = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
-    match header {
+    let mut bytes = Vec::new();
+    input.by_ref().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(file, e))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return refuse(file, format!("it has more than {MAX_FILE_BYTES} bytes; is it the right file?"));
+    }
+    match bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)) {
         None => return refuse(file, "it is too short for a safetensors file"),
-        Some(n) if n > MAX_HEADER_BYTES || n > bytes.len() as u64 => {
-            return refuse(file, format!("its header claims {n} bytes of {}; it is damaged or no safetensors file", bytes.len()));
+        Some(n) if n > MAX_HEADER_BYTES || n > bytes.len() as u64 - 8 => {
+            return refuse(file, format!("its header claims {n} bytes of {}; it is truncated or no safetensors file", bytes.len()));
         }
         Some(_) => {}
     }
-    let (_, metadata) = SafeTensors::read_metadata(&bytes)
-        .map_err(|e| Error::File { file: file.into(), reason: format!("it is no complete safetensors file: {e}") })?;
-    let metadata = metadata.metadata().clone().unwrap_or_default();
+    let (_, header) = SafeTensors::read_metadata(&bytes)
+        .map_err(|e| Error::File { file: file.into(), reason: format!("it is truncated or no safetensors file: {e}") })?;
+    let metadata = flat(header.metadata());
     Ok((bytes, metadata))
 }
 
@@ -106,6 +122,13 @@ fn numbers(file: &Path, tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) 
 }
 
 impl Model {
+    /// Whether metadata or tensor names are those of an ANI model.
+    pub(crate) fn recognises(file: &Path) -> bool {
+        let Ok((bytes, metadata)) = open(file) else { return false };
+        let tensors = || SafeTensors::deserialize(&bytes).is_ok_and(|t| t.tensor("H.0.weight").is_ok());
+        AniModel::of_metadata(&metadata).is_some() || !metadata.contains_key("architecture") && tensors()
+    }
+
     /// Reads `file`; `expected` is the model that the user named.
     ///
     /// # Errors
@@ -113,12 +136,15 @@ impl Model {
     pub(crate) fn read(file: &Path, expected: Option<AniModel>) -> Result<Model> {
         let (bytes, metadata) = open(file)?;
         let tensors = SafeTensors::deserialize(&bytes)
-            .map_err(|e| Error::File { file: file.into(), reason: format!("it is no complete safetensors file: {e}") })?;
+            .map_err(|e| Error::File { file: file.into(), reason: format!("it is truncated or no safetensors file: {e}") })?;
         let named = AniModel::of_metadata(&metadata);
         if let (Some(asked), Some(found)) = (expected, named)
             && asked != found
         {
-            return refuse(file, format!("it holds {}, but {} was asked for; write `{}:weights=…`", found.name(), asked.name(), found.name()));
+            return refuse(
+                file,
+                format!("it holds {}, but {} was asked for; write `{}:weights=…`", found.name(), asked.name(), found.name()),
+            );
         }
         let parameters = if Parameters::described(&metadata) {
             Parameters::from_metadata(&metadata).map_err(|reason| Error::File { file: file.into(), reason })?
@@ -148,14 +174,18 @@ impl Model {
             let mut layers: Vec<Layer> = Vec::new();
             let mut inputs = features;
             loop {
-                let (weight, bias) = (format!("{}.{}.weight", element.symbol, layers.len()), format!("{}.{}.bias", element.symbol, layers.len()));
+                let (weight, bias) =
+                    (format!("{}.{}.weight", element.symbol, layers.len()), format!("{}.{}.bias", element.symbol, layers.len()));
                 let outputs = match tensors.tensor(&weight) {
                     Ok(t) => t.shape().get(1).copied().unwrap_or(0),
                     Err(_) if layers.len() >= 2 => break,
                     Err(_) => return Err(Error::Tensor { file: file.into(), tensor: weight, reason: "it is missing".into() }),
                 };
                 if outputs == 0 || outputs > MAX_LAYER_WIDTH || layers.len() == MAX_LAYERS {
-                    let reason = format!("{outputs} outputs in layer {}; 1 to {MAX_LAYER_WIDTH} in up to {MAX_LAYERS} layers are possible", layers.len());
+                    let reason = format!(
+                        "{outputs} outputs in layer {}; 1 to {MAX_LAYER_WIDTH} in up to {MAX_LAYERS} layers are possible",
+                        layers.len()
+                    );
                     return Err(Error::Tensor { file: file.into(), tensor: weight, reason });
                 }
                 layers.push(Layer {
@@ -169,12 +199,19 @@ impl Model {
             }
             if inputs != 1 {
                 let tensor = format!("{}.{}.weight", element.symbol, layers.len() - 1);
-                return Err(Error::Tensor { file: file.into(), tensor, reason: format!("the last layer has {inputs} outputs; 1 is needed") });
+                return Err(Error::Tensor {
+                    file: file.into(),
+                    tensor,
+                    reason: format!("the last layer has {inputs} outputs; 1 is needed"),
+                });
             }
             networks.push(layers);
         }
         if tensors.len() != used {
-            return refuse(file, format!("it has {} tensors, of which an ANI model uses {used}; is it another architecture?", tensors.len()));
+            return refuse(
+                file,
+                format!("it has {} tensors, of which an ANI model uses {used}; is it another architecture?", tensors.len()),
+            );
         }
         let name = name.unwrap_or_else(|| "ani".into());
         Ok(Model { name, parameters, members, networks, packs32: Mutex::default(), packs64: Mutex::default() })

@@ -8,20 +8,8 @@ const MAX_CUTOFF: f64 = 20.0;
 pub(crate) const WIDTH: usize = scorefield_integrators::simd::MAX_LANES;
 
 /// Elements that ANI models name, with their atomic numbers.
-const ELEMENTS: [(&str, u32); 12] = [
-    ("H", 1),
-    ("C", 6),
-    ("N", 7),
-    ("O", 8),
-    ("S", 16),
-    ("F", 9),
-    ("Cl", 17),
-    ("B", 5),
-    ("Si", 14),
-    ("P", 15),
-    ("Br", 35),
-    ("I", 53),
-];
+const ELEMENTS: [(&str, u32); 12] =
+    [("H", 1), ("C", 6), ("N", 7), ("O", 8), ("S", 16), ("F", 9), ("Cl", 17), ("B", 5), ("Si", 14), ("P", 15), ("Br", 35), ("I", 53)];
 
 /// The published models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +66,9 @@ impl AniModel {
                 ("Cl", -460.1681939421027),
             ],
             AniModel::Ani1x => &[("H", -0.60095298), ("C", -38.08316124), ("N", -54.7077577), ("O", -75.19446356)],
-            AniModel::Ani1ccx => &[
-                ("H", -0.5991501324919538),
-                ("C", -38.03750806057356),
-                ("N", -54.67448347695333),
-                ("O", -75.16043537275567),
-            ],
+            AniModel::Ani1ccx => {
+                &[("H", -0.5991501324919538), ("C", -38.03750806057356), ("N", -54.67448347695333), ("O", -75.16043537275567)]
+            }
         }
     }
 
@@ -243,7 +228,10 @@ impl Parameters {
         }
         for (what, n) in [("ShfR", symmetry.radial()), ("ShfA × ShfZ", symmetry.angular())] {
             if n == 0 || !n.is_multiple_of(WIDTH) || n > 16 * WIDTH {
-                return Err(format!("metadata: {n} functions from {what}; their number must be a multiple of {WIDTH}, at most {}", 16 * WIDTH));
+                return Err(format!(
+                    "metadata: {n} functions from {what}; their number must be a multiple of {WIDTH}, at most {}",
+                    16 * WIDTH
+                ));
             }
         }
         let energies = list("self_energies_Ha")?;

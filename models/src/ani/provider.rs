@@ -74,6 +74,11 @@ struct Work<T> {
 }
 
 impl AniProvider {
+    /// Whether `file` looks like ANI weights, by its metadata or the names of its tensors.
+    pub fn recognises(file: impl AsRef<Path>) -> bool {
+        Model::recognises(file.as_ref())
+    }
+
     /// Reads the weights in `file`; `model` is which one they should be, or `None` to go by the file's metadata.
     ///
     /// # Errors
