@@ -315,10 +315,7 @@ impl<T: SimdReal> Pass<'_, T> {
         if let Some(layer) = shape.hidden.first() {
             let weights = matrix(&data[layer.weights..layer.bias]);
             let output = V::slice_mut(t, self.sum).as_chunks_mut::<R>().0.as_chunks_mut::<BLOCK>().0;
-            let gradient = match self.gradient {
-                Some(g) => Some(V::slice_mut(t, g).as_chunks_mut::<R>().0.as_chunks_mut::<BLOCK>().0),
-                None => None,
-            };
+            let gradient = self.gradient.map(|g| V::slice_mut(t, g).as_chunks_mut::<R>().0.as_chunks_mut::<BLOCK>().0);
             let rest = &hidden[..layer.outputs / BLOCK];
             if R == 1 && wide(size_of::<V>()) {
                 product::<V, Collect, R, 2>(t, weights, &[], rest, output, gradient);

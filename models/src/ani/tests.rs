@@ -131,7 +131,9 @@ fn energies_forces_and_spread_agree_with_complex_arithmetic() {
 fn forces_are_gradients_and_follow_the_molecule() {
     let (mut provider, cases) = fixture();
     for (sample, ..) in &cases {
-        testing::check_forces(&mut provider, sample, 1e-6);
+        // Exactness is shown by complex arithmetic above. CELU's curvature jumps at zero, which bounds what finite differences
+        // can show where a unit is near it.
+        testing::check_forces(&mut provider, sample, 1e-3);
         testing::check_rigid_motion(&mut provider, sample, 1e-12);
         testing::check_permutation(&mut provider, sample, 1e-12);
     }
@@ -325,7 +327,6 @@ fn published_weights_without_metadata_use_the_published_parameters() {
         let mut provider = AniProvider::open(&file, model).unwrap();
         energies.push(testing::evaluate(&mut provider, std::slice::from_ref(&sample), DType::F64, Want::ENERGY).energy[0]);
         testing::check_batch_invariance(&mut provider, &[sample.clone(), sample.displaced(0.01, 1)]);
-        // CELU's curvature jumps at zero, which bounds what finite differences of many units can show.
         testing::check_forces(&mut provider, &sample.displaced(0.01, 2), 1e-4);
     }
     assert!((energies[0] - energies[1]).abs() <= 1e-9 * energies[0].abs());
