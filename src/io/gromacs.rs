@@ -243,11 +243,15 @@ struct Bits<'a> {
 
 impl Bits<'_> {
     fn take(&mut self, n: u32) -> Option<u32> {
-        let mut value = 0u64;
-        for _ in 0..n {
-            let byte = *self.data.get(self.at / 8)?;
-            value = value << 1 | u64::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
+        let (mut value, mut left) = (0u64, n);
+        while left > 0 {
+            let byte = u32::from(*self.data.get(self.at / 8)?);
+            let there = 8 - (self.at % 8) as u32;
+            let now = there.min(left);
+            let bits = byte >> (there - now) & ((1 << now) - 1);
+            value = value << now | u64::from(bits);
+            self.at += now as usize;
+            left -= now;
         }
         Some(value as u32)
     }
