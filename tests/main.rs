@@ -3,6 +3,7 @@
 mod cli;
 mod ensemble;
 mod peers;
+mod physics;
 mod restart;
 mod support;
 mod tools;

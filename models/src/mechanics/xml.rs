@@ -25,7 +25,14 @@ pub(super) fn read(text: &str) -> Result<Mechanics> {
     if text.len() > MAX_BYTES {
         return Err(format!("the file has {} bytes; at most {MAX_BYTES} are read", text.len()));
     }
-    let document = Document::parse(text).map_err(|e| format!("not well-formed XML: {e}"))?;
+    let document = Document::parse(text).map_err(|e| {
+        // Where a file merely ends too early, the parser gives no position.
+        let position = e.pos();
+        let ends_early =
+            matches!(e, roxmltree::Error::UnclosedRootNode | roxmltree::Error::NoRootNode | roxmltree::Error::UnexpectedEndOfStream);
+        let row = if ends_early { text.lines().count().max(1) as u32 } else { position.row };
+        format!("line {row}: not well-formed XML: {e}{}", if ends_early { "; the file is incomplete" } else { "" })
+    })?;
     let root = document.root_element();
     if root.tag_name().name() != "System" {
         return at(
@@ -348,11 +355,16 @@ fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Result<&'a str> {
     }
 }
 
+/// As much of `text` as a message can hold.
+fn beginning(text: &str) -> &str {
+    &text[..text.char_indices().nth(60).map_or(text.len(), |c| c.0)]
+}
+
 fn number(node: Node<'_, '_>, name: &str) -> Result<f64> {
     let text = attribute(node, name)?;
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() => Ok(x),
-        _ => at(node, format!("{name} = `{text}` is not a finite number")),
+        _ => at(node, format!("{name} = `{}` is not a finite number", beginning(text))),
     }
 }
 
@@ -360,6 +372,6 @@ fn index(node: Node<'_, '_>, name: &str) -> Result<u32> {
     let text = attribute(node, name)?;
     match text.parse::<u32>() {
         Ok(i) => Ok(i),
-        Err(_) => at(node, format!("{name} = `{text}` is not an index")),
+        Err(_) => at(node, format!("{name} = `{}` is not an index", beginning(text))),
     }
 }
