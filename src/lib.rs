@@ -8,6 +8,7 @@ pub mod config;
 pub mod error;
 pub mod io;
 pub mod report;
+pub mod runtime;
 pub mod signals;
 pub mod simulation;
 

@@ -8,7 +8,6 @@ mod start;
 
 use crate::analysis::statistics::block_average_of;
 use crate::checkpoint::{Checkpoint, FILE, Fnv, Header};
-use crate::cli::{Outcome, Runtime, print};
 use crate::config::{RunConfig, RunSettings, Sampling, Subject};
 use crate::error::{Error, Result, usage};
 use crate::io::{Frame, write_atomically, write_frames};
@@ -16,6 +15,7 @@ use crate::report::free_energy::FreeEnergyAccumulator;
 use crate::report::log::{Row, read_series};
 use crate::report::progress::Progress;
 use crate::report::summary::{DivergenceSummary, ExchangeSummary, PairSummary, SetSummary, Summary, plural};
+use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
 use outputs::Set;
 use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
@@ -279,7 +279,7 @@ impl Simulation {
         let mut saved = Instant::now();
         let mut checks = 1;
         loop {
-            let due = |every: u64, step: u64| every > 0 && step % every == 0;
+            let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
             let step = self.step();
             if interrupt.requested() || step >= steps {
                 self.save()?;
@@ -326,7 +326,7 @@ impl Simulation {
 
     /// Where the block that begins at `step` ends: at the next thing that is due, or after `checks` looks for divergence.
     fn next_stop(&self, step: u64, checks: u64) -> u64 {
-        let after = |every: u64| if every == 0 { u64::MAX } else { (step / every + 1).saturating_mul(every) };
+        let after = |every: u64| step.checked_div(every).map_or(u64::MAX, |done| (done + 1).saturating_mul(every));
         let config = &self.config;
         let exchange = match config.sampling {
             Sampling::Constant { .. } => 0,

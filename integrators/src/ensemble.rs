@@ -200,19 +200,16 @@ fn copy(to: &mut Array, from: &Array, ranges: [Range<usize>; 2]) {
 
 /// First element that is not within ±`limit`, NaN included.
 fn outside(values: View<'_>, limit: f64) -> Option<usize> {
-    // Whole slices first: this loop has no branch and vectorises.
+    macro_rules! first {
+        ($values:expr, $limit:expr) => {{
+            // Whole slices first: this loop has no branch and vectorises.
+            let inside = $values.iter().fold(true, |ok, x| ok & (x.abs() <= $limit));
+            if inside { None } else { $values.iter().position(|x| x.is_nan() || x.abs() > $limit) }
+        }};
+    }
     match values {
-        View::F32(v) => {
-            let limit = limit as f32;
-            if v.iter().fold(true, |ok, x| ok & (x.abs() <= limit)) { None } else { v.iter().position(|x| !(x.abs() <= limit)) }
-        }
-        View::F64(v) => {
-            if v.iter().fold(true, |ok, x| ok & (x.abs() <= limit)) {
-                None
-            } else {
-                v.iter().position(|x| !(x.abs() <= limit))
-            }
-        }
+        View::F32(v) => first!(v, limit as f32),
+        View::F64(v) => first!(v, limit),
     }
 }
 

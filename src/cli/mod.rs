@@ -1,5 +1,5 @@
 //! The command line: one file per command, each with its `Args` and a `run(args, runtime)`. A new command is a file here,
-//! one arm of [`Command`] and one line in [`dispatch`].
+//! one arm of `Command` and one line in `dispatch`.
 
 mod convert;
 mod evaluate;
@@ -12,15 +12,14 @@ mod simulate;
 
 use crate::config::{self, ExchangeFlags, Global, SimulateFlags};
 use crate::error::Error;
-use anyhow::{Context, Result};
+use crate::runtime::{Outcome, Runtime, print};
+use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use scorefield_integrators::{DType, simd};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Learned scores and classical force fields as force providers for molecular dynamics.
 #[derive(Parser)]
@@ -46,84 +45,6 @@ enum Command {
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
-}
-
-/// How a command ended, where it did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Everything was done.
-    Done,
-    /// A signal ended it early; a checkpoint was written.
-    Interrupted,
-}
-
-/// What every command has at hand: threads, precision and seed.
-pub struct Runtime {
-    /// Our own threads; nothing runs on rayon's global pool.
-    pub pool: Arc<rayon::ThreadPool>,
-    /// `--dtype` where given; each command has its own default.
-    pub dtype: Option<DType>,
-    /// `--seed`, default 0.
-    pub seed: u64,
-    /// `--quiet`: nothing on stderr but errors and warnings.
-    pub quiet: bool,
-    /// The global settings as given.
-    pub global: Global,
-}
-
-impl Runtime {
-    /// Chooses the instruction set and starts the threads.
-    ///
-    /// # Errors
-    /// Where the machine lacks the instruction set, or threads cannot be started.
-    pub fn new(global: Global) -> Result<Self> {
-        if let Some(isa) = global.isa {
-            simd::choose_isa(isa).map_err(|e| Error::Usage(format!("--isa: {e}")))?;
-        }
-        let threads = global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("replicas-{i}"))
-            .build()
-            .with_context(|| format!("cannot start {threads} threads; use a smaller --threads"))?;
-        Ok(Runtime {
-            pool: Arc::new(pool),
-            dtype: global.dtype,
-            seed: global.seed.unwrap_or(0),
-            quiet: global.quiet.unwrap_or(false),
-            global,
-        })
-    }
-
-    /// Number of threads.
-    pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
-    }
-
-    /// A line on stderr for people, unless `--quiet`.
-    pub fn say(&self, line: impl std::fmt::Display) {
-        if !self.quiet {
-            // Nobody reads it: no reason to stop a run.
-            let _ = writeln!(std::io::stderr().lock(), "{line}");
-        }
-    }
-
-    /// A warning on stderr, also with `--quiet`.
-    pub fn warn(&self, line: impl std::fmt::Display) {
-        let _ = writeln!(std::io::stderr().lock(), "warning: {line}");
-    }
-}
-
-/// Writes a command's result to stdout. A closed pipe (`| head`) is no error; a full disk is.
-///
-/// # Errors
-/// Where stdout cannot be written.
-pub fn print(text: impl std::fmt::Display) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("cannot write to standard output"),
-        _ => Ok(()),
-    }
 }
 
 /// Runs the command line `args` (with the program's name first) and says how it ended: 0 done, 1 failed, 2 wrong usage,

@@ -62,11 +62,7 @@ fn parse<S: Args + DeserializeOwned>(text: &str, path: &Path) -> Result<S> {
 /// The keys of settings `S`: its long flags, and its positional arguments in lower case.
 fn keys<S: Args>() -> Vec<String> {
     let command = S::augment_args(Command::new("keys"));
-    command
-        .get_arguments()
-        .filter_map(|a| Some(a.get_long().map_or_else(|| a.get_id().to_string(), str::to_owned)))
-        .filter(|k| k != "config")
-        .collect()
+    command.get_arguments().map(|a| a.get_long().map_or_else(|| a.get_id().to_string(), str::to_owned)).filter(|k| k != "config").collect()
 }
 
 /// `; did you mean …?` where a known key is close to `name`, else the list of keys.
