@@ -24,8 +24,8 @@ thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
 }
 
-fn watch() {
-    WATCHED.set(true);
+fn watch(yes: bool) {
+    WATCHED.set(yes);
 }
 
 fn note_allocation() {
@@ -168,7 +168,7 @@ impl Propagator for Boxed {
 
 #[test]
 fn steps_allocate_nothing() {
-    watch();
+    watch(true);
     // The counter works.
     assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
     let mut failures = Vec::new();
@@ -208,7 +208,7 @@ fn steps_allocate_nothing() {
             let dynamics = Dynamics::new(&case.spec("baoab"), case.units(), false).unwrap();
             let guard = Guard { check_every: 10, ..Guard::default() };
             let mut ensemble = Ensemble::new(batch, &state, &*case.provider, &dynamics, Noise::new(3), pool.clone(), guard).unwrap();
-            pool.broadcast(|_| watch());
+            pool.broadcast(|_| watch(true));
             let count = pool.install(|| {
                 ensemble.run(50).unwrap();
                 ensemble.evaluate(Want::ENERGY).unwrap();
@@ -217,6 +217,8 @@ fn steps_allocate_nothing() {
                     ensemble.evaluate(Want::ENERGY).unwrap();
                 })
             });
+            // Threads that end do as they like.
+            pool.broadcast(|_| watch(false));
             note(count, format!("{}, ensemble on {threads} threads", case.name));
         }
     }
