@@ -46,6 +46,8 @@ pub struct Capabilities {
     pub conservative: bool,
     /// Can fill `Output::energy`.
     pub energy: bool,
+    /// Energies of systems of different composition are on one scale, so that their differences mean something.
+    pub energies_comparable: bool,
     /// Can fill `Output::virial`.
     pub virial: bool,
     /// Can fill `Output::atom_energy`.
@@ -78,6 +80,7 @@ impl Capabilities {
             kind: Kind::Physical,
             conservative: true,
             energy: true,
+            energies_comparable: true,
             virial: false,
             atom_energy: false,
             uncertainty: false,

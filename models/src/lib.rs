@@ -11,6 +11,7 @@ pub mod combine;
 pub mod error;
 pub mod external;
 pub mod mechanics;
+pub mod so3lr;
 pub mod spec;
 pub mod testing;
 pub mod weights;

@@ -62,6 +62,7 @@ pub fn joined(name: &str, parts: &[&Capabilities]) -> Result<Capabilities> {
         }
         all.conservative &= p.conservative;
         all.energy &= p.energy;
+        all.energies_comparable &= p.energies_comparable;
         all.virial &= p.virial;
         all.atom_energy &= p.atom_energy;
         all.uncertainty &= p.uncertainty;
