@@ -24,6 +24,7 @@ use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
 use crate::mechanics::Mechanics;
+use crate::so3lr::So3lrSpec;
 use crate::weights::WeightsFile;
 use scorefield_integrators::lane::{LaneKernel, LaneProvider};
 use scorefield_integrators::{Capabilities, ForceProvider};
@@ -69,6 +70,8 @@ pub enum ProviderSpec {
     Ani1x(AniSpec),
     /// ANI-1ccx.
     Ani1ccx(AniSpec),
+    /// SO3LR.
+    So3lr(So3lrSpec),
     /// A learned model from its weights.
     Weights {
         /// The safetensors file.
@@ -241,6 +244,15 @@ const KINDS: &[KindInfo] = &[
         aliases: &["ani-1ccx"],
         summary: "ANI-1ccx: organic molecules of H, C, N, O, towards coupled-cluster energies",
         parameters: ANI,
+    },
+    KindInfo {
+        name: "so3lr",
+        aliases: &[],
+        summary: "SO3LR: molecules of H, C, N, O, F, P, S, Cl with long-range terms; energies of one composition only",
+        parameters: &[
+            parameter("weights", "", "the safetensors file of published weights"),
+            parameter("cutoff", "", "cutoff of charges and dispersion, by default `1000 A` (gas phase)"),
+        ],
     },
     KindInfo {
         name: "weights",
@@ -431,6 +443,7 @@ impl ProviderSpec {
         match self {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
+            ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
                 inner.iter_mut().for_each(|s| s.resolve_paths(folder));
             }
@@ -510,6 +523,7 @@ impl ProviderSpec {
             ProviderSpec::Ani1x(s) => ani(s, AniModel::Ani1x),
             ProviderSpec::Ani1ccx(s) => ani(s, AniModel::Ani1ccx),
             ProviderSpec::Weights { file } if AniProvider::recognises(file) => Ok(alone(AniProvider::open(file, None)?)),
+            ProviderSpec::So3lr(s) => Ok(alone(s.build()?)),
             ProviderSpec::Weights { file } => {
                 let weights = WeightsFile::read(file)?;
                 Err(Error::Unknown {

@@ -3,8 +3,8 @@
 //! Every element of a product is a chain of fused multiply-adds over the inner index in its natural order, whatever tile it
 //! falls into. A row's result therefore does not depend on which rows are beside it, nor on how many.
 
-use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch};
 use pulp::{Simd, WithSimd};
+use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch};
 
 /// Rows are padded to this many columns, the widest vector.
 pub(super) const PAD: usize = 16;

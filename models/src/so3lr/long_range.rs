@@ -189,8 +189,7 @@ impl<T: SimdReal> LongRange<'_, T> {
         let n = self.to_charge.len();
         let mut extent = 0.0;
         for x in self.x {
-            let (low, high) =
-                x[..n].iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v.to_f64()), h.max(v.to_f64())));
+            let (low, high) = x[..n].iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v.to_f64()), h.max(v.to_f64())));
             extent += (high - low) * (high - low);
         }
         let cutoff = self.settings.cutoff;

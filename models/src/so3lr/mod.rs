@@ -50,6 +50,8 @@
 mod attention;
 mod elementwise;
 mod harmonics;
+#[cfg(test)]
+mod hostile;
 mod linear;
 mod long_range;
 mod network;

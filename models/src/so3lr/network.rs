@@ -8,8 +8,8 @@ use super::long_range::{COULOMB, FREE_ATOMS, LongRange, Settings, Species, switc
 use super::radial::{CUTOFF, Table, tabulate};
 use super::weights::{ChargeEmbedding, Dense, LayerWeights, Weights};
 use scorefield_integrators::Real;
-use scorefield_integrators::simd::{AlignedBuffer, SimdReal};
 use scorefield_integrators::System;
+use scorefield_integrators::simd::{AlignedBuffer, SimdReal};
 
 /// Mean number of neighbours in the training data, by which messages are divided.
 const NEIGHBOURS: f64 = 13.168_995_780_096_482;
@@ -173,11 +173,8 @@ impl Model {
             d: raw[8],
             p: raw[9],
         };
-        let heads = FREE_ATOMS
-            .iter()
-            .filter(|f| (f.0 as usize) < weights.elements)
-            .map(|&(z, ..)| (z, Heads::new(&weights, z as usize)))
-            .collect();
+        let heads =
+            FREE_ATOMS.iter().filter(|f| (f.0 as usize) < weights.elements).map(|&(z, ..)| (z, Heads::new(&weights, z as usize))).collect();
         Model {
             repulsion,
             heads,

@@ -221,3 +221,123 @@ fn published_weights_reproduce_reference_values() {
         assert!(single.iter().all(|&e| e < 1e-4), "{single:?}");
     }
 }
+
+#[test]
+fn words_build_it() {
+    let file = workspace("tests/data/so3lr/small.safetensors");
+    let text = format!("so3lr:weights={},cutoff=12 A", file.display());
+    let built = crate::parse_spec(&text).and_then(|s| s.build()).unwrap();
+    let c = built.provider.capabilities();
+    assert!(!c.energies_comparable && c.virial && c.types.as_ref().is_some_and(|t| t.contains(&17)));
+    assert!((c.range.unwrap() - 1.2).abs() < 1e-12);
+    // Without a cutoff, the gas phase's; in a tree, beside the file.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(&file, folder.path().join("w.safetensors")).unwrap();
+    let tree = folder.path().join("tree.toml");
+    std::fs::write(&tree, "kind = \"so3lr\"\nweights = \"w.safetensors\"").unwrap();
+    let built = crate::parse_spec(tree.to_str().unwrap()).and_then(|s| s.build()).unwrap();
+    assert_eq!(built.provider.capabilities().range, Some(100.0));
+    for (cutoff, word) in [("1 A", "refused"), ("-3 nm", "refused"), ("5", "no unit"), ("nan nm", "")] {
+        let spec = crate::parse_spec(&format!("so3lr:weights={},cutoff={cutoff}", file.display()));
+        let e = spec.and_then(|s| s.build()).err().map(|e| e.to_string()).unwrap();
+        assert!(e.contains(word), "{e}");
+    }
+}
+
+/// Numbers of one array of an uncompressed `.npz` file.
+fn npz(file: &Path, name: &str) -> Vec<f64> {
+    let bytes = std::fs::read(file).unwrap();
+    let find = |from: usize, what: &[u8]| from + bytes[from..].windows(what.len()).position(|w| w == what).unwrap();
+    let start = find(find(0, format!("{name}.npy").as_bytes()), b"\x93NUMPY");
+    let length = u16::from_le_bytes([bytes[start + 8], bytes[start + 9]]) as usize;
+    let header = String::from_utf8(bytes[start + 10..start + 10 + length].to_vec()).unwrap();
+    let shape = header.split('(').nth(1).and_then(|h| h.split(')').next()).unwrap();
+    let count: usize = shape.split(',').filter_map(|s| s.trim().parse::<usize>().ok()).product();
+    let data = &bytes[start + 10 + length..];
+    if header.contains("<f8") {
+        data.as_chunks::<8>().0[..count].iter().map(|&b| f64::from_le_bytes(b)).collect()
+    } else {
+        assert!(header.contains("<f4"), "{header}");
+        data.as_chunks::<4>().0[..count].iter().map(|&b| f32::from_le_bytes(b) as f64).collect()
+    }
+}
+
+/// A molecule of an xyz file, moved near the origin.
+fn xyz(file: &Path) -> Sample {
+    let text = std::fs::read_to_string(file).unwrap();
+    let (mut types, mut positions) = (Vec::new(), Vec::new());
+    for line in text.lines().skip(2) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        types.push(match words[0] {
+            "H" => 1,
+            "C" => 6,
+            "N" => 7,
+            "O" => 8,
+            other => panic!("{other}"),
+        });
+        positions.extend(words[1..4].iter().map(|w| w.parse::<f64>().unwrap() - 500.0));
+    }
+    molecule(types, 0, &positions)
+}
+
+#[test]
+fn published_weights_reproduce_the_authors_test_data() {
+    // Made by their program in single precision with a cutoff of 12 Å, with positions and results rounded.
+    let Some((mut provider, folder)) = published(12.0) else { return };
+    for name in ["atat", "dha", "bb"] {
+        let sample = xyz(&folder.join(format!("test_data/{name}.xyz")));
+        let reference = folder.join(format!("test_data/{name}_ase.npz"));
+        let (energy, forces) = (npz(&reference, "energy")[0], npz(&reference, "forces"));
+        for dtype in [DType::F64, DType::F32] {
+            let out = evaluate(&mut provider, std::slice::from_ref(&sample), dtype, Want::ENERGY);
+            let e = (out.energy[0] / KJ_PER_EV - energy).abs();
+            let f = out.forces.to_f64().iter().zip(&forces).map(|(f, g)| (f / (KJ_PER_EV * ANGSTROM) - g).abs()).fold(0.0, f64::max);
+            println!("{name}, {} atoms, {dtype}: energy {e:.1e} eV, forces {f:.1e} eV/A", sample.system.len());
+            let (te, tf) = if dtype == DType::F64 { (6e-5, 6e-5) } else { (2e-4, 1e-4) };
+            assert!(e < te && f < tf, "{name}, {dtype}: {e:.1e} eV, {f:.1e} eV/A");
+        }
+    }
+}
+
+#[test]
+fn published_weights_pass_every_check() {
+    let Some((mut provider, folder)) = published(1000.0) else { return };
+    let all = json(&folder.join("reference_energies_forces.json"));
+    let sample = |name: &str| {
+        let f = &all[format!("{name}|lr=1000")];
+        molecule(numbers(&f["z"]).iter().map(|&z| z as u32).collect(), 0, &numbers(&f["pos_A"]))
+    };
+    let samples = [sample("CH3CH2OH_dist"), sample("H2O"), sample("CH3CONH2")];
+    for s in &samples {
+        check_forces(&mut provider, s, 1e-6);
+        check_virial(&mut provider, s, 1e-6);
+        check_rigid_motion(&mut provider, s, 1e-9);
+        check_permutation(&mut provider, s, 1e-10);
+    }
+    check_batch_invariance(&mut provider, &samples);
+}
+
+#[test]
+fn published_weights_dissociate_smoothly() {
+    // Two waters pulled apart along x: beyond the network's reach only charges and dispersion act, energies go to a limit
+    // as charges' multipoles do, and nothing jumps where the network ends.
+    let Some((mut provider, _)) = published(1000.0) else { return };
+    let water = [0.0, 0.0, 0.119262, 0.0, 0.763239, -0.477047, 0.0, -0.763239, -0.477047];
+    let mut at = |x: f64| {
+        let both: Vec<f64> =
+            water.iter().copied().chain(water.iter().enumerate().map(|(k, w)| if k % 3 == 0 { w + x } else { *w })).collect();
+        let out = evaluate(&mut provider, &[molecule(vec![8, 1, 1, 8, 1, 1], 0, &both)], DType::F64, Want::ENERGY);
+        (out.energy[0] / KJ_PER_EV, provider.parts()[0].network / KJ_PER_EV)
+    };
+    let limit = at(400.0);
+    assert!((at(200.0).0 - limit.0).abs() < 1e-5, "not at its limit");
+    assert_eq!(at(7.0).1, at(9.0).1, "the network acts beyond its reach");
+    let mut last = at(3.0).0;
+    for k in 1..=500 {
+        let e = at(3.0 + 0.01 * k as f64).0;
+        assert!((e - last).abs() < 0.02, "a jump of {} eV at {} A", e - last, 3.0 + 0.01 * k as f64);
+        last = e;
+    }
+    let alone = evaluate(&mut provider, &[molecule(vec![8, 1, 1], 0, &water)], DType::F64, Want::ENERGY).energy[0] / KJ_PER_EV;
+    assert!((limit.0 - 2.0 * alone).abs() < 1e-5, "two waters far apart are {} eV from twice one", limit.0 - 2.0 * alone);
+}

@@ -189,9 +189,7 @@ fn widen(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
     Some(match dtype {
         Dtype::F64 => bytes.as_chunks::<8>().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b) as f64).collect(),
-        Dtype::BF16 => {
-            bytes.as_chunks::<2>().0.iter().map(|&b| f32::from_bits((u16::from_le_bytes(b) as u32) << 16) as f64).collect()
-        }
+        Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|&b| f32::from_bits((u16::from_le_bytes(b) as u32) << 16) as f64).collect(),
         Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|&b| half(u16::from_le_bytes(b))).collect(),
         _ => return None,
     })
