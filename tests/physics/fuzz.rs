@@ -23,7 +23,7 @@ impl Dice {
     /// A number below `n`.
     fn below(&mut self, n: usize) -> usize {
         self.next += 1;
-        (u64::from(self.noise.bits(0, 0, self.next, Purpose::Bootstrap)[0]) * n.max(1) as u64 >> 32) as usize
+        ((u64::from(self.noise.bits(0, 0, self.next, Purpose::Bootstrap)[0]) * n.max(1) as u64) >> 32) as usize
     }
 }
 
