@@ -515,6 +515,7 @@ impl Simulation {
             version: env!("CARGO_PKG_VERSION"),
             command: self.header.settings.command(),
             model: self.model.clone(),
+            integrator: self.config.dynamics.name(),
             units: self.config.units,
             isa: simd::current_isa().name(),
             dtype: self.ensemble.dtype(),

@@ -88,6 +88,18 @@ impl DynamicsSpec {
         })
     }
 
+    /// The name on the command line.
+    pub fn name(&self) -> &'static str {
+        Self::NAMES[match self {
+            DynamicsSpec::Baoab { .. } => 0,
+            DynamicsSpec::Middle { .. } => 1,
+            DynamicsSpec::Legacy { .. } => 2,
+            DynamicsSpec::Overdamped { .. } => 3,
+            DynamicsSpec::OverdampedLimit { .. } => 4,
+            DynamicsSpec::Verlet { .. } => 5,
+        }]
+    }
+
     /// True where a thermostat keeps a temperature.
     pub fn is_thermal(&self) -> bool {
         !matches!(self, DynamicsSpec::Verlet { .. })
