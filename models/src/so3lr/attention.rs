@@ -24,7 +24,7 @@ pub(super) fn total<V: Lanes>(v: V) -> V::Scalar {
     while n > 1 {
         n /= 2;
         for l in 0..n {
-            a[l] = a[l] + a[l + n];
+            a[l] += a[l + n];
         }
     }
     a[0]
@@ -170,8 +170,8 @@ pub(super) struct AttendBack<'a, T> {
     pub(super) features: &'a [T],
     /// Gradient of tensors after the messages.
     pub(super) tensors: &'a [T],
-    /// Added to: gradient of projections.
-    pub(super) to_projections: &'a mut [T],
+    /// Added to: gradient of projections; nothing where it is not needed.
+    pub(super) to_projections: Option<&'a mut [T]>,
     /// Overwritten: gradient of filters.
     pub(super) to_filters: &'a mut [T],
     /// Added to: gradient of weights.
@@ -200,7 +200,7 @@ impl<T: SimdReal, const D: usize> WithSimd for Wide<AttendBack<'_, T>, D> {
 #[inline(always)]
 fn attend_back<V: Lanes, const D: usize>(t: V::Token, op: AttendBack<'_, V::Scalar>) {
     let n = D / V::LANES;
-    let AttendBack { pairs, projections, dots, features, tensors, to_projections, to_filters, to_weight, to_harmonics } = op;
+    let AttendBack { pairs, projections, dots, features, tensors, mut to_projections, to_filters, to_weight, to_harmonics } = op;
     for (p, &[i, j]) in pairs.atoms.iter().enumerate() {
         let (i, j) = (i as usize, j as usize);
         let pi = &projections[20 * D * i..][..20 * D];
@@ -263,9 +263,22 @@ fn attend_back<V: Lanes, const D: usize>(t: V::Token, op: AttendBack<'_, V::Scal
             }
         }
 
-        let (gi, gj) = two_rows(to_projections, i, j, 20 * D);
         let gw = &mut to_filters[8 * D * p..][..8 * D];
         let (gw1, gw2) = gw.split_at_mut(4 * D);
+        for h in 0..4 {
+            let a = V::slice(t, &pi[5 * D * h..][..5 * D]);
+            let b = V::slice(t, &pj[5 * D * h..][..5 * D]);
+            let gw1 = V::slice_mut(t, &mut gw1[D * h..][..D]);
+            let gw2 = V::slice_mut(t, &mut gw2[D * h..][..D]);
+            let [s0, s1] = [V::splat(t, weight * g[h]), V::splat(t, weight * g[4 + h])];
+            let [s2, s3] = [V::splat(t, weight * g[8 + h]), V::splat(t, weight * g[12 + h])];
+            for v in 0..n {
+                gw1[v] = (s0 * b[n + v]).mul_add(a[v], s1 * b[v] * a[n + v]);
+                gw2[v] = (s2 * b[4 * n + v]).mul_add(a[3 * n + v], s3 * b[3 * n + v] * a[4 * n + v]);
+            }
+        }
+        let Some(to_projections) = to_projections.as_deref_mut() else { continue };
+        let (gi, gj) = two_rows(to_projections, i, j, 20 * D);
         for h in 0..4 {
             let a = V::slice(t, &pi[5 * D * h..][..5 * D]);
             let b = V::slice(t, &pj[5 * D * h..][..5 * D]);
@@ -273,8 +286,6 @@ fn attend_back<V: Lanes, const D: usize>(t: V::Token, op: AttendBack<'_, V::Scal
             let gj = V::slice_mut(t, &mut gj[5 * D * h..][..5 * D]);
             let w1 = V::slice(t, &filters[D * h..][..D]);
             let w2 = V::slice(t, &filters[4 * D + D * h..][..D]);
-            let gw1 = V::slice_mut(t, &mut gw1[D * h..][..D]);
-            let gw2 = V::slice_mut(t, &mut gw2[D * h..][..D]);
             let fi = V::slice(t, &fi[D * h..][..D]);
             let fj = V::slice(t, &fj[D * h..][..D]);
             let c_i = V::splat(t, weight * dots[h]);
@@ -282,20 +293,18 @@ fn attend_back<V: Lanes, const D: usize>(t: V::Token, op: AttendBack<'_, V::Scal
             let [s0, s1] = [V::splat(t, weight * g[h]), V::splat(t, weight * g[4 + h])];
             let [s2, s3] = [V::splat(t, weight * g[8 + h]), V::splat(t, weight * g[12 + h])];
             for v in 0..n {
-                let (qi, ki, qj, kj) = (s0 * a[v], s1 * a[n + v], s1 * b[v], s0 * b[n + v]);
-                gw1[v] = kj.mul_add(a[v], qj * a[n + v]);
-                gi[v] = kj.mul_add(w1[v], gi[v]);
-                gj[n + v] = qi.mul_add(w1[v], gj[n + v]);
-                gj[v] = ki.mul_add(w1[v], gj[v]);
-                gi[n + v] = qj.mul_add(w1[v], gi[n + v]);
+                let (to_j, to_i) = (s0 * w1[v], s1 * w1[v]);
+                gi[v] = to_j.mul_add(b[n + v], gi[v]);
+                gj[n + v] = to_j.mul_add(a[v], gj[n + v]);
+                gj[v] = to_i.mul_add(a[n + v], gj[v]);
+                gi[n + v] = to_i.mul_add(b[v], gi[n + v]);
                 gj[2 * n + v] = c_i.mul_add(fi[v], gj[2 * n + v]);
                 gi[2 * n + v] = c_j.mul_add(fj[v], gi[2 * n + v]);
-                let (qi, ki, qj, kj) = (s2 * a[3 * n + v], s3 * a[4 * n + v], s3 * b[3 * n + v], s2 * b[4 * n + v]);
-                gw2[v] = kj.mul_add(a[3 * n + v], qj * a[4 * n + v]);
-                gi[3 * n + v] = kj.mul_add(w2[v], gi[3 * n + v]);
-                gj[4 * n + v] = qi.mul_add(w2[v], gj[4 * n + v]);
-                gj[3 * n + v] = ki.mul_add(w2[v], gj[3 * n + v]);
-                gi[4 * n + v] = qj.mul_add(w2[v], gi[4 * n + v]);
+                let (to_j, to_i) = (s2 * w2[v], s3 * w2[v]);
+                gi[3 * n + v] = to_j.mul_add(b[4 * n + v], gi[3 * n + v]);
+                gj[4 * n + v] = to_j.mul_add(a[3 * n + v], gj[4 * n + v]);
+                gj[3 * n + v] = to_i.mul_add(a[4 * n + v], gj[3 * n + v]);
+                gi[4 * n + v] = to_i.mul_add(b[3 * n + v], gi[4 * n + v]);
             }
         }
     }

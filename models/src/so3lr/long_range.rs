@@ -296,7 +296,7 @@ where
             if ON {
                 let (f, df) = switch::<V>(t, r, ONSET * cutoff, cutoff);
                 let (straight, dvc) = ((r - V::lit(t, cutoff)) * V::lit(t, dvc), V::lit(t, dvc));
-                u = u - (one - f) * straight;
+                u -= (one - f) * straight;
                 du = df.mul_add(straight, du - (one - f) * dvc);
             }
             u = u * inside;

@@ -286,8 +286,9 @@ impl<T: SimdReal> Network<T> {
         let mut sum = atoms * both(&self.heads);
         for (k, l) in self.layers.iter().enumerate() {
             sum += atoms * (both(&l.mlp[0]) + both(&l.mlp[1]) + both(&l.exchange));
-            sum += atoms * l.projection.iter().chain(&l.projection_back).map(Matrix::flops).sum::<usize>();
+            sum += atoms * l.projection.iter().map(Matrix::flops).sum::<usize>();
             if k > 0 {
+                sum += atoms * l.projection_back.iter().map(Matrix::flops).sum::<usize>();
                 sum += pairs * (both(&l.spherical_1) + both(&l.spherical_2[0]) + both(&l.spherical_2[1]));
             }
         }
@@ -787,7 +788,8 @@ fn backward<T: SimdReal>(network: &Network<T>, work: &mut Work<T>, n: usize) {
                 dots: &kept.dots[tile.start * DOTS..tile.end * DOTS],
                 features: gx,
                 tensors: g_tensors,
-                to_projections: g_projections,
+                // The first layer's features are constants.
+                to_projections: (index > 0).then_some(&mut g_projections[..]),
                 to_filters,
                 to_weight: &mut work.to_weight[tile.clone()],
                 to_harmonics: &mut work.to_harmonics[tile.start * TENSOR..tile.end * TENSOR],

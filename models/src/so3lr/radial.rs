@@ -15,7 +15,7 @@ use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch};
 /// Reach of the network in Å.
 pub(super) const CUTOFF: f64 = 4.5;
 /// Decay of `u = exp(−γ r)` in 1/Å; rounded to single precision when the model was trained.
-const GAMMA: f64 = 0.944_863_062_918_464_0;
+const GAMMA: f64 = 0.944_863_062_918_464;
 /// Intervals of the table.
 const INTERVALS: usize = 256;
 

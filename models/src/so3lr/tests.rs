@@ -237,6 +237,8 @@ fn words_build_it() {
     std::fs::write(&tree, "kind = \"so3lr\"\nweights = \"w.safetensors\"").unwrap();
     let built = crate::parse_spec(tree.to_str().unwrap()).and_then(|s| s.build()).unwrap();
     assert_eq!(built.provider.capabilities().range, Some(100.0));
+    let missing = So3lrProvider::new(Path::new("nowhere.safetensors"), 1.0).err().map(|e| e.to_string()).unwrap();
+    assert!(missing.contains("nowhere.safetensors") && missing.contains("published at"), "{missing}");
     for (cutoff, word) in [("1 A", "refused"), ("-3 nm", "refused"), ("5", "no unit"), ("nan nm", "")] {
         let spec = crate::parse_spec(&format!("so3lr:weights={},cutoff={cutoff}", file.display()));
         let e = spec.and_then(|s| s.build()).err().map(|e| e.to_string()).unwrap();
@@ -340,4 +342,22 @@ fn published_weights_dissociate_smoothly() {
     }
     let alone = evaluate(&mut provider, &[molecule(vec![8, 1, 1], 0, &water)], DType::F64, Want::ENERGY).energy[0] / KJ_PER_EV;
     assert!((limit.0 - 2.0 * alone).abs() < 1e-5, "two waters far apart are {} eV from twice one", limit.0 - 2.0 * alone);
+}
+
+#[test]
+fn evaluation_allocates_nothing() {
+    let mut provider = small(1000.0);
+    let samples: Vec<Sample> = fixture(1000.0).into_iter().map(|f| f.0).collect();
+    let systems = samples.iter().map(|s| s.system.clone()).collect();
+    let batch = Batch::new(systems, (0..samples.len() as u32).collect()).unwrap();
+    let positions: Vec<f64> = samples.iter().flat_map(|s| s.positions.clone()).collect();
+    for dtype in [DType::F32, DType::F64] {
+        let want = Want { energy: true, virial: true, atom_energy: true, uncertainty: false };
+        let state = scorefield_integrators::State::at_rest(&batch, &positions, dtype).unwrap();
+        let mut out = Output::new(&batch, dtype, want);
+        provider.prepare(&batch, dtype).unwrap();
+        let clock = scorefield_integrators::Clock::Iteration;
+        let input = Input { batch: &batch, positions: state.positions(), cells: None, clock, want };
+        assert_eq!(crate::testing::allocations::during(|| provider.evaluate(&input, &mut out).unwrap()), 0);
+    }
 }

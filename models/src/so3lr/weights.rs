@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Where weights come from.
+const SOURCE: &str = "the weights are published at github.com/general-molecular-simulations/so3lr; see docs/potentials.md";
 /// Largest file that is read.
-const MAX_BYTES: u64 = 256 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 /// Widths of heads that kernels exist for.
 const HEAD_WIDTHS: [usize; 2] = [16, 32];
 /// Largest number of interaction layers.
@@ -210,7 +212,10 @@ fn half(bits: u16) -> f64 {
 impl Weights {
     /// Reads `file`.
     pub(super) fn read(file: &Path) -> Result<Self> {
-        let open = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+        let open = std::fs::File::open(file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::File { file: file.into(), reason: format!("there is no such file; {SOURCE}") },
+            _ => Error::io(file, e),
+        })?;
         let mut bytes = Vec::new();
         open.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(file, e))?;
         if bytes.len() as u64 > MAX_BYTES {
