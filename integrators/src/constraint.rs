@@ -478,18 +478,22 @@ impl<T: SimdReal> pulp::WithSimd for ProjectOne<'_, T> {
 
 /// Largest relative deviation `| |r|/length − 1 |` of any constraint.
 pub fn violation(batch: &Batch, state: &State) -> f64 {
+    let worst = (0..batch.replicas()).map(|b| violation_of(batch, state, b));
+    worst.fold(0.0, |worst, error| if error.is_nan() || error > worst { error } else { worst })
+}
+
+/// Largest relative deviation of any constraint of replica `b`.
+pub fn violation_of(batch: &Batch, state: &State, b: usize) -> f64 {
     let x = state.positions();
+    let first = batch.range3(b).start;
     let mut worst = 0.0_f64;
-    for b in 0..batch.replicas() {
-        let first = batch.range3(b).start;
-        for c in &batch.system(b).constraints {
-            let [i, j] = c.atoms.map(|i| first + 3 * i as usize);
-            let r2: f64 = (0..3).map(|a| (x.get(i + a) - x.get(j + a)).powi(2)).sum();
-            let error = (r2.sqrt() / c.length - 1.0).abs();
-            // A plain comparison would pass over NaN.
-            if error.is_nan() || error > worst {
-                worst = error;
-            }
+    for c in &batch.system(b).constraints {
+        let [i, j] = c.atoms.map(|i| first + 3 * i as usize);
+        let r2: f64 = (0..3).map(|a| (x.get(i + a) - x.get(j + a)).powi(2)).sum();
+        let error = (r2.sqrt() / c.length - 1.0).abs();
+        // A plain comparison would pass over NaN.
+        if error.is_nan() || error > worst {
+            worst = error;
         }
     }
     worst
