@@ -380,6 +380,10 @@ macro_rules! lanes_common {
         }
         #[inline(always)]
         fn mul_add(self, b: Self, c: Self) -> Self {
+            // Without the instruction a fused product is a slow library call.
+            if std::any::TypeId::of::<S>() == std::any::TypeId::of::<pulp::Scalar128b>() {
+                return self * b + c;
+            }
             $v(self.0, self.0.$mul_add(self.1, b.1, c.1))
         }
         #[inline(always)]
