@@ -516,7 +516,7 @@ impl ProviderSpec {
                     file: file.clone(),
                     reason: e.to_string().trim_start_matches(&format!("{name}: ")).into(),
                 })?;
-                Ok(Built { provider: Box::new(mechanics.provider(&name)), toy: None, mechanics: Some(mechanics) })
+                Ok(Built { provider: mechanics.provider(&name), toy: None, mechanics: Some(mechanics) })
             }
             ProviderSpec::External(s) => Ok(Built { provider: Box::new(s.build()?), toy: None, mechanics: None }),
             ProviderSpec::Ani2x(s) => ani(s, AniModel::Ani2x),

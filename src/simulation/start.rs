@@ -127,7 +127,7 @@ fn build(spec: &ProviderSpec, start: Option<&Frame>) -> Result<Built> {
 
 fn mechanics(xml: &str, name: &str) -> Result<Built> {
     let mechanics = Mechanics::from_xml(xml, name)?;
-    Ok(Built { provider: Box::new(mechanics.provider(name)), toy: None, mechanics: Some(mechanics) })
+    Ok(Built { provider: mechanics.provider(name), toy: None, mechanics: Some(mechanics) })
 }
 
 fn subject(built: &Built, built_in: bool) -> Subject {

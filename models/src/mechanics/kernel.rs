@@ -158,7 +158,7 @@ fn row_length(n: usize, d: usize) -> usize {
 const KEPT: usize = 4;
 
 /// The lane kernel of an OpenMM system.
-pub struct MechanicsKernel {
+pub(super) struct MechanicsKernel {
     capabilities: Capabilities,
     file: String,
     single: Tables<f32>,

@@ -6,11 +6,10 @@ mod model;
 mod terms;
 mod xml;
 
-pub use kernel::MechanicsKernel;
 pub use model::Mechanics;
 
 use scorefield_integrators::lane::LaneProvider;
-use scorefield_integrators::{Error, Result};
+use scorefield_integrators::{Error, ForceProvider, Result};
 
 impl Mechanics {
     /// Reads the text of an OpenMM `System` XML file; `file` names it in messages.
@@ -22,8 +21,9 @@ impl Mechanics {
     }
 
     /// The force provider of this description; `file` names it in messages.
-    pub fn provider(&self, file: &str) -> LaneProvider<MechanicsKernel> {
-        LaneProvider::new(MechanicsKernel::new(self, file))
+    #[inline(never)] // inlined into another crate it would take all kernels along, to be compiled there once more
+    pub fn provider(&self, file: &str) -> Box<dyn ForceProvider> {
+        Box::new(LaneProvider::new(kernel::MechanicsKernel::new(self, file)))
     }
 }
 

@@ -1,8 +1,7 @@
 use super::*;
 use scorefield_integrators::fused::Plan;
 use scorefield_integrators::{
-    Batch, Context, DType, Dynamics, DynamicsSpec, ForceProvider, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem,
-    Want,
+    Batch, Context, DType, Dynamics, DynamicsSpec, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem, Want,
 };
 use std::sync::Arc;
 
@@ -146,7 +145,7 @@ fn run(m: &Mechanics, spec: &DynamicsSpec, dtype: DType, x: &[f64], ids: &[u32],
     if !fused {
         dynamics = dynamics.plain();
     }
-    let mut ctx = Context { batch: &batch, state: &mut state, provider: &mut provider, out: &mut out, noise };
+    let mut ctx = Context { batch: &batch, state: &mut state, provider: &mut *provider, out: &mut out, noise };
     dynamics.prepare(&mut ctx).unwrap();
     for &k in steps {
         dynamics.run(&mut ctx, k).unwrap();
@@ -231,7 +230,7 @@ fn rigid_bonds_stay_rigid() {
                 let mut out = Output::new(&batch, dtype, Want::FORCES);
                 let mut provider = m.provider("test");
                 let mut dynamics = Dynamics::new(&spec, UnitSystem::Si, false).unwrap();
-                let mut ctx = Context { batch: &batch, state: &mut state, provider: &mut provider, out: &mut out, noise };
+                let mut ctx = Context { batch: &batch, state: &mut state, provider: &mut *provider, out: &mut out, noise };
                 dynamics.prepare(&mut ctx).unwrap();
                 dynamics.run(&mut ctx, 500).unwrap();
                 let worst = scorefield_integrators::constraint::violation(&batch, &state);
