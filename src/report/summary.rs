@@ -132,7 +132,7 @@ impl fmt::Display for Summary {
         if self.averages.iter().any(|s| [&s.potential, &s.temperature].iter().any(|a| a.as_ref().is_some_and(|a| !a.converged))) {
             writeln!(f, "* correlated over the whole run: the error is a lower bound")?;
         }
-        let low = |s: &SetSummary| s.temperature.as_ref().is_some_and(|t| t.mean < 0.99 * s.thermostat);
+        let low = |s: &SetSummary| s.temperature.as_ref().is_some_and(|t| t.mean < 0.99 * s.thermostat - 3.0 * t.standard_error);
         if self.integrator == "baoab" && self.averages.iter().any(low) {
             writeln!(
                 f,
