@@ -2,7 +2,7 @@
 //! cutoff, with gradients with respect to distances, charges and ratios. Lanes run over the second atom.
 
 use super::attention::total;
-use super::linear::padded;
+use crate::matrix::padded;
 use pulp::{Simd, WithSimd};
 use scorefield_integrators::Real;
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch};

@@ -52,7 +52,6 @@ mod elementwise;
 mod harmonics;
 #[cfg(test)]
 mod hostile;
-mod linear;
 mod long_range;
 mod network;
 mod radial;

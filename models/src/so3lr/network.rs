@@ -3,10 +3,10 @@
 use super::attention::{Attend, AttendBack, DOTS, Pairs, TENSOR, by_degree};
 use super::elementwise::{Normalise, NormaliseBack, add, multiply, silu};
 use super::harmonics::{ORDERS, STARTS, harmonics};
-use super::linear::{Matrix, PAD, padded};
 use super::long_range::{COULOMB, FREE_ATOMS, LongRange, Settings, Species, switch_one};
 use super::radial::{CUTOFF, Table, tabulate};
 use super::weights::{ChargeEmbedding, Dense, LayerWeights, Weights};
+use crate::matrix::{Matrix, PAD, padded};
 use scorefield_integrators::Real;
 use scorefield_integrators::System;
 use scorefield_integrators::simd::{AlignedBuffer, SimdReal};

@@ -6,8 +6,8 @@
 //! gradient; its distance from the network is below 1e-9 of the filters' size (tested), far below the weights' own
 //! precision. It saves about 9 of 10 floating-point operations of the whole model.
 
-use super::linear::padded;
 use super::weights::Dense;
+use crate::matrix::padded;
 use pulp::{Simd, WithSimd};
 use scorefield_integrators::Real;
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch};

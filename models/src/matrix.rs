@@ -7,16 +7,16 @@ use pulp::{Simd, WithSimd};
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch};
 
 /// Rows are padded to this many columns, the widest vector.
-pub(super) const PAD: usize = 16;
+pub(crate) const PAD: usize = 16;
 
 /// `n` rounded up to whole vectors.
-pub(super) fn padded(n: usize) -> usize {
+pub(crate) fn padded(n: usize) -> usize {
     n.next_multiple_of(PAD)
 }
 
 /// A constant matrix `[rows, columns]`, columns padded with zeros.
 #[derive(Clone, Debug)]
-pub(super) struct Matrix<T> {
+pub(crate) struct Matrix<T> {
     rows: usize,
     columns: usize,
     data: AlignedBuffer<T>,
@@ -24,7 +24,7 @@ pub(super) struct Matrix<T> {
 
 impl<T: SimdReal> Matrix<T> {
     /// From a function of row and column.
-    pub(super) fn new(rows: usize, columns: usize, at: impl Fn(usize, usize) -> f64) -> Self {
+    pub(crate) fn new(rows: usize, columns: usize, at: impl Fn(usize, usize) -> f64) -> Self {
         let wide = padded(columns);
         let mut data = AlignedBuffer::zeros(rows * wide);
         for r in 0..rows {
@@ -36,22 +36,22 @@ impl<T: SimdReal> Matrix<T> {
     }
 
     /// Padded number of columns.
-    pub(super) fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         self.columns
     }
 
     /// Floating-point operations of a product with one row.
-    pub(super) fn flops(&self) -> usize {
+    pub(crate) fn flops(&self) -> usize {
         2 * self.rows * self.columns
     }
 
     /// `c = a M + bias` for `m` rows; rows of `a` and `c` are `a_stride` and `c_stride` apart. `bias` is added where given.
-    pub(super) fn apply(&self, m: usize, a: &[T], a_stride: usize, bias: Option<&[T]>, c: &mut [T], c_stride: usize) {
+    pub(crate) fn apply(&self, m: usize, a: &[T], a_stride: usize, bias: Option<&[T]>, c: &mut [T], c_stride: usize) {
         dispatch(Product { matrix: self, m, a, a_stride, bias, add: false, c, c_stride });
     }
 
     /// `c += a M`, as [`Matrix::apply`].
-    pub(super) fn add(&self, m: usize, a: &[T], a_stride: usize, c: &mut [T], c_stride: usize) {
+    pub(crate) fn add(&self, m: usize, a: &[T], a_stride: usize, c: &mut [T], c_stride: usize) {
         dispatch(Product { matrix: self, m, a, a_stride, bias: None, add: true, c, c_stride });
     }
 }

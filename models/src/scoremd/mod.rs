@@ -1,0 +1,10 @@
+//! ScoreMD: diffusion models whose score is a force field for molecular dynamics (M. Plainer et al., *Consistent Sampling
+//! and Simulation: Molecular Dynamics with Energy-Based Diffusion Models*, arXiv 2506.17139).
+//!
+//! A network gives the energy `E(x, t) = −log q_t(x)` of noised data up to a constant, in units of kT and in normalised
+//! coordinates; its score is `s = −∂E/∂x`. At `t → 0` this is the energy of the data themselves, so that
+//! `F(x) = kT c s(c x, t)` is a force, where `c` are model coordinates per nm. A mixture has one network per range of times.
+
+pub mod config;
+pub mod network;
+pub mod process;
