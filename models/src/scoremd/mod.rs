@@ -6,5 +6,9 @@
 //! `F(x) = kT c s(c x, t)` is a force, where `c` are model coordinates per nm. A mixture has one network per range of times.
 
 pub mod config;
+pub mod log_z;
+pub mod model;
 pub mod network;
 pub mod process;
+
+pub use model::Model;
