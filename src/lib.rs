@@ -2,6 +2,7 @@
 //! the only package that reads files and talks to people.
 
 pub mod analysis;
+pub mod bridge;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

@@ -91,3 +91,71 @@ assert atoms.get_chemical_symbols().count("C") == 6
 "#;
     run(Command::new(python).arg("-c").arg(script).args([&xyz, &json]));
 }
+
+/// ASE as the engine, our driver as the force: the same energies and forces as ASE's own Lennard-Jones, and a relaxation.
+#[test]
+fn ase_runs_on_our_driver() {
+    let Some(python) = python() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let structure = directory.path().join("cluster.xyz");
+    let script = r#"
+import subprocess, sys
+import numpy
+from ase import Atoms
+from ase.calculators.socketio import SocketIOCalculator
+from ase.optimize import LBFGS
+program, structure = sys.argv[1:]
+sigma, epsilon = 3.405, 0.0103
+golden = (1 + 5 ** 0.5) / 2
+shell = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+shell = numpy.array(shell + [p[1:] + p[:1] for p in shell] + [p[2:] + p[:2] for p in shell]) / (1 + golden ** 2) ** 0.5
+atoms = Atoms("Ar13", numpy.vstack([[(0, 0, 0)], shell]) * 1.1 * sigma)
+atoms.write(structure)
+def own(x):
+    d = x[:, None] - x[None]
+    r2 = (d ** 2).sum(-1) + numpy.eye(len(x)) * 1e30
+    s6 = (sigma ** 2 / r2) ** 3
+    return 2 * epsilon * (s6 * s6 - s6).sum(), (24 * epsilon * (2 * s6 * s6 - s6) / r2)[..., None] * d
+command = [program, "drive", "--quiet", "--model", f"lj:sigma={sigma} A,epsilon={epsilon} eV", "--structure", structure]
+for kind in ("unix", "tcp"):
+    if kind == "unix":
+        name = "scorefield-test-%d" % __import__("os").getpid()
+        calculator = SocketIOCalculator(unixsocket=name)
+        command_here = command + ["--unix", name]
+    else:
+        import socket
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+        calculator = SocketIOCalculator(port=port)
+        command_here = command + ["--host", "127.0.0.1", "--port", str(port)]
+    driver = subprocess.Popen(command_here)
+    try:
+        atoms.calc = calculator
+        atoms.rattle(0.1, seed=3)
+        energy, forces = own(atoms.positions)
+        assert abs(atoms.get_potential_energy() / energy - 1) < 1e-6
+        assert numpy.abs(atoms.get_forces() / forces.sum(1) - 1).max() < 1e-5
+        assert LBFGS(atoms, logfile=None).run(fmax=1e-4, steps=300)
+        assert abs(atoms.get_potential_energy() / epsilon + 44.326801) < 1e-3, atoms.get_potential_energy() / epsilon
+    finally:
+        calculator.close()
+    assert driver.wait(10) == 0
+"#;
+    run(Command::new(python).arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_scorefield")).arg(&structure));
+}
+
+/// i-PI as the engine in each of its ways to talk: UNIX sockets, TCP, shared memory; beads, batches and two drivers.
+#[test]
+fn i_pi_runs_on_our_driver() {
+    let Some(python) = python() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let script = include_str!("data/run_ipi.py");
+    for case in ["unix 1 1 1", "inet 1 1 1", "shm 1 1 1", "unix 4 4 1", "shm 4 4 1", "unix 4 1 2"] {
+        run(Command::new(&python)
+            .current_dir(directory.path())
+            .arg("-c")
+            .arg(script)
+            .arg(env!("CARGO_BIN_EXE_scorefield"))
+            .args(case.split(' ')));
+    }
+}

@@ -2,6 +2,7 @@
 //! one arm of `Command` and one line in `dispatch`.
 
 mod convert;
+mod drive;
 mod evaluate;
 mod exchange;
 mod info;
@@ -45,6 +46,7 @@ enum Command {
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
+    Drive(drive::DriveFlags),
 }
 
 /// Runs the command line `args` (with the program's name first) and says how it ended: 0 done, 1 failed, 2 wrong usage,
@@ -93,6 +95,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),
         Command::Convert(flags) => start(flags, global, convert::run),
+        Command::Drive(flags) => start(flags, global, drive::run),
     }
 }
 
