@@ -19,6 +19,16 @@ pub enum Purpose {
     Displacement = 4,
     /// Resampling in error estimates.
     Bootstrap = 5,
+    /// Which frames are kept as training data, and in what order they are used.
+    TrainingChoice = 16,
+    /// Noise added to training data: counter `replica` is the row, `step` the training step.
+    TrainingNoise = 17,
+    /// Times and rotations of training data.
+    TrainingPlace = 18,
+    /// Random directions of the Fokker–Planck residual.
+    TrainingProbe = 19,
+    /// Parameters that training starts from.
+    Initialisation = 20,
 }
 
 /// A stream of noise of one seed.

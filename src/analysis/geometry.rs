@@ -24,16 +24,35 @@ pub fn kabsch_rmsd(a: &[f64], b: &[f64]) -> f64 {
     if n == 0 {
         return 0.0;
     }
-    let centre = |x: &[f64]| (0..n).map(|i| point(x, i)).sum::<Vector3<f64>>() / n as f64;
-    let (ca, cb) = (centre(a), centre(b));
-    let mut covariance = Matrix3::zeros();
-    for i in 0..n {
-        covariance += (point(a, i) - ca) * (point(b, i) - cb).transpose();
-    }
-    let rotation = best_rotation(&covariance);
+    let (ca, cb) = (centre(&a[..3 * n]), centre(&b[..3 * n]));
+    let rotation = rotation_onto(a, ca, b, cb);
     // Summing the deviations themselves: the usual difference of large squares loses digits for small RMSDs.
     let sum: f64 = (0..n).map(|i| (rotation * (point(a, i) - ca) - (point(b, i) - cb)).norm_squared()).sum();
     (sum / n as f64).sqrt()
+}
+
+/// Turns `a` and moves it so that it fits `b` best (both `[N, 3]`), as [`kabsch_rmsd`] does, with the centre at the origin.
+/// Returns the rotation, for vectors that belong to `a`.
+pub fn superpose(a: &mut [f64], b: &[f64]) -> Matrix3<f64> {
+    let (ca, cb) = (centre(a), centre(b));
+    let rotation = rotation_onto(a, ca, b, cb);
+    for i in 0..a.len() / 3 {
+        let turned = rotation * (point(a, i) - ca);
+        a[3 * i..3 * i + 3].copy_from_slice(turned.as_slice());
+    }
+    rotation
+}
+
+/// Mean of the points `[N, 3]`.
+fn centre(x: &[f64]) -> Vector3<f64> {
+    let n = x.len() / 3;
+    (0..n).map(|i| point(x, i)).sum::<Vector3<f64>>() / n.max(1) as f64
+}
+
+fn rotation_onto(a: &[f64], ca: Vector3<f64>, b: &[f64], cb: Vector3<f64>) -> Matrix3<f64> {
+    let n = a.len().min(b.len()) / 3;
+    let covariance: Matrix3<f64> = (0..n).map(|i| (point(a, i) - ca) * (point(b, i) - cb).transpose()).sum();
+    best_rotation(&covariance)
 }
 
 /// Rotation R that maximises tr(R C) for the covariance C = Σ a bᵀ.
@@ -204,6 +223,12 @@ mod tests {
         let line = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 3.0, 0.0, 0.0];
         assert!(kabsch_rmsd(&line, &moved(&line)) < 1e-13);
         assert_eq!(kabsch_rmsd(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 0.0);
+        // Superposed, the copy lies on the centred original, and the rotation is the inverse of the one that turned it.
+        let mut copy = moved(&a);
+        let back = superpose(&mut copy, &a);
+        let c = centre(&a);
+        assert!((0..12).all(|i| (point(&copy, i) - (point(&a, i) - c)).norm() < 1e-12));
+        assert!((back * r.matrix() - Matrix3::identity()).norm() < 1e-12);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Batches of numbers on disk: NPZ for NumPy, safetensors for everyone.
+//! Batches of numbers on disk: NPY and NPZ for NumPy, safetensors for everyone.
 
 use super::atomic::write_atomically;
 use super::error::{IoError, Result};
@@ -108,23 +108,25 @@ fn count(shape: &[usize]) -> Option<usize> {
 
 /// Which container a path names.
 enum Container {
+    Npy,
     Npz,
     Safetensors,
 }
 
 fn container(path: &Path) -> Result<Container> {
     match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+        Some("npy") => Ok(Container::Npy),
         Some("npz") => Ok(Container::Npz),
         Some("safetensors") => Ok(Container::Safetensors),
-        _ => Err(IoError::format(path, "arrays are written and read as .npz and .safetensors", "Name such a file")),
+        _ => Err(IoError::format(path, "arrays are written and read as .npy, .npz and .safetensors", "Name such a file")),
     }
 }
 
-/// Writes arrays to an NPZ or safetensors file, whole or not at all. The same arrays give the same bytes. `metadata` goes
-/// into safetensors only; NPZ has no place for it.
+/// Writes arrays to an NPZ or safetensors file, or a single one to an NPY file, whole or not at all. The same arrays give the
+/// same bytes. `metadata` goes into safetensors only; the others have no place for it.
 ///
 /// # Errors
-/// Where a shape does not fit its numbers, the extension is another, or the disk refuses.
+/// Where there are several arrays for NPY, a shape does not fit its numbers, the extension is another, or the disk refuses.
 pub fn write_arrays(path: impl AsRef<Path>, arrays: &Arrays, metadata: &BTreeMap<String, String>) -> Result<()> {
     let path = path.as_ref();
     for (name, tensor) in arrays {
@@ -136,6 +138,10 @@ pub fn write_arrays(path: impl AsRef<Path>, arrays: &Arrays, metadata: &BTreeMap
         }
     }
     match container(path)? {
+        Container::Npy => match arrays.values().collect::<Vec<_>>()[..] {
+            [tensor] => write_atomically(path, |w| w.write_all(&npy_header(tensor)).and_then(|()| w.write_all(&tensor.values.bytes()))),
+            _ => Err(IoError::format(path, format!("an .npy file holds one array, not {}", arrays.len()), "Write .npz instead")),
+        },
         Container::Npz => write_atomically(path, |w| write_npz(w, arrays)),
         Container::Safetensors => {
             let bytes: Vec<(&String, &Tensor, Vec<u8>)> = arrays.iter().map(|(n, t)| (n, t, t.values.bytes())).collect();
@@ -156,7 +162,8 @@ pub fn write_arrays(path: impl AsRef<Path>, arrays: &Arrays, metadata: &BTreeMap
     }
 }
 
-/// Reads all arrays of an NPZ or safetensors file of at most `limit` bytes of numbers.
+/// Reads all arrays of an NPY, NPZ or safetensors file of at most `limit` bytes of numbers. The one of an NPY file is called
+/// `array`.
 ///
 /// # Errors
 /// Where the file is cut or corrupt, too large, compressed, or has numbers of another type than f64, f32, i64.
@@ -164,6 +171,14 @@ pub fn read_arrays(path: impl AsRef<Path>, limit: u64) -> Result<Arrays> {
     let path = path.as_ref();
     super::check_file(path)?;
     match container(path)? {
+        Container::Npy => {
+            let file = File::open(path).map_err(|e| IoError::file("read", path, e))?;
+            match read_npy(io::BufReader::new(file), limit) {
+                Ok(Ok(tensor)) => Ok(Arrays::from([("array".to_owned(), tensor)])),
+                Ok(Err(what)) => Err(corrupt(path, what)),
+                Err(e) => Err(corrupt(path, format!("it is cut or corrupt ({e})"))),
+            }
+        }
         Container::Npz => read_npz(path, limit),
         Container::Safetensors => read_safetensors(path, limit).map(|(arrays, _)| arrays),
     }
@@ -365,6 +380,15 @@ mod tests {
         let wrong = Arrays::from([("x".to_owned(), Tensor { shape: vec![5], values: Values::F64(vec![1.0]) })]);
         assert!(write_arrays(dir.path().join("b.npz"), &wrong, &metadata).unwrap_err().to_string().contains("[5]"));
         assert!(write_arrays(dir.path().join("b.txt"), &sample(), &metadata).is_err());
+        // NPY holds one array and no name.
+        let path = dir.path().join("c.npy");
+        assert!(write_arrays(&path, &sample(), &metadata).unwrap_err().to_string().contains(".npz"));
+        let one = Arrays::from([("array".to_owned(), sample()["positions"].clone())]);
+        write_arrays(&path, &one, &metadata).unwrap();
+        assert_eq!(read_arrays(&path, 1 << 20).unwrap(), one);
+        assert!(read_arrays(&path, 100).is_err(), "the limit holds");
+        std::fs::write(&path, &std::fs::read(&path).unwrap()[..150]).unwrap();
+        assert!(read_arrays(&path, 1 << 20).is_err());
     }
 
     #[test]

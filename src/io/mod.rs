@@ -48,10 +48,11 @@ mod xyz;
 
 pub use atomic::write_atomically;
 pub use error::{IoError, Result};
+pub(crate) use frame::subsystem;
 pub use frame::{Frame, check_overlaps};
 pub use range::FrameRange;
 pub use selection::Selection;
-pub use structure::write_frames;
+pub use structure::{pdb_text, write_frames};
 pub use warnings::take_warnings;
 pub use writer::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
 

@@ -54,6 +54,16 @@ pub fn write_frames(path: impl AsRef<Path>, format: Option<&str>, frames: &[Fram
     }
 }
 
+/// A frame as the text of a PDB file.
+///
+/// # Errors
+/// Where the format cannot hold it.
+pub fn pdb_text(frame: &Frame) -> Result<String> {
+    let path = Path::new(&frame.system.name);
+    check_orientation(path, frame)?;
+    pdb::format_pdb(path, std::slice::from_ref(frame))
+}
+
 fn write_text(path: &Path, frames: &[Frame], format: fn(&Frame, &mut String)) -> Result<()> {
     write_atomically(path, |w| {
         let mut text = String::new();
