@@ -104,6 +104,21 @@ pub trait Lanes:
     /// Coefficients of `asin(√z)/√z` on [0, ¼], lowest first (Chebyshev fit of the exact function in 40 digits).
     const ASIN: &'static [f64];
 
+    /// Sum over lanes, as a balanced tree.
+    #[inline(always)]
+    fn total(self) -> Self::Scalar {
+        let mut a = [Self::Scalar::default(); MAX_LANES];
+        self.store(&mut a);
+        let mut n = Self::LANES;
+        while n > 1 {
+            n /= 2;
+            for l in 0..n {
+                a[l] += a[l + n];
+            }
+        }
+        a[0]
+    }
+
     /// The nearest integer (ties to even), for |x| far below 2^(mantissa bits).
     #[inline(always)]
     fn round(self) -> Self {

@@ -6,9 +6,18 @@
 //! `F(x) = kT c s(c x, t)` is a force, where `c` are model coordinates per nm. A mixture has one network per range of times.
 
 pub mod config;
+mod graph_transformer;
+mod kernels;
+mod linear;
 pub mod log_z;
+pub mod mixture;
+mod mlp;
 pub mod model;
 pub mod network;
+#[cfg(test)]
+mod network_tests;
 pub mod process;
 
+pub use mixture::Mixture;
 pub use model::Model;
+pub use network::network;
