@@ -239,92 +239,104 @@ struct PanelProduct<'a, T> {
     c_stride: usize,
 }
 
+/// Rows of a panel that are gone through for all rows of the left side before the next: they stay in the second-level cache.
+const DEPTH: usize = 256;
+
 impl<T: SimdReal> WithSimd for PanelProduct<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, t: S) {
-        let lanes = T::Of::<S>::LANES;
         let (k, columns) = (self.matrix.rows, self.matrix.columns);
-        let mut column = 0;
-        while column < columns {
-            let wide = panel(columns, column);
-            let data = &self.matrix.data[k * column..k * (column + wide)];
-            let vectors = wide / lanes;
-            let mut v = 0;
-            while v < vectors {
-                let (first, offset) = (column + v * lanes, v * lanes);
-                // Vectors of 64 bytes come with 32 registers, shorter ones with at least 16.
-                if size_of::<T::Of<S>>() != 64 {
-                    self.rows::<T::Of<S>, 6, 2>(t, data, wide, offset, first);
-                    v += 2;
-                } else if vectors.is_multiple_of(4) {
-                    self.rows::<T::Of<S>, 6, 4>(t, data, wide, offset, first);
-                    v += 4;
-                } else if vectors.is_multiple_of(3) {
-                    self.rows::<T::Of<S>, 8, 3>(t, data, wide, offset, first);
-                    v += 3;
-                } else if vectors.is_multiple_of(2) {
-                    self.rows::<T::Of<S>, 8, 2>(t, data, wide, offset, first);
-                    v += 2;
-                } else {
-                    self.rows::<T::Of<S>, 8, 1>(t, data, wide, offset, first);
-                    v += 1;
-                }
+        let mut depth = 0;
+        while depth < k {
+            let end = k.min(depth + DEPTH);
+            let mut column = 0;
+            while column < columns {
+                let wide = panel(columns, column);
+                let start = k * column;
+                self.panel::<T::Of<S>>(t, Part { from: depth, to: end, data: start + depth * wide..start + end * wide, wide, column });
+                column += wide;
             }
-            column += wide;
+            depth = end;
         }
     }
 }
 
+/// Some rows of a panel.
+#[derive(Clone)]
+struct Part {
+    from: usize,
+    to: usize,
+    /// Where they lie.
+    data: std::ops::Range<usize>,
+    wide: usize,
+    /// First column.
+    column: usize,
+}
+
 impl<T: SimdReal> PanelProduct<'_, T> {
     #[inline(always)]
-    fn rows<V: Lanes<Scalar = T>, const R: usize, const W: usize>(
-        &mut self,
-        t: V::Token,
-        panel: &[T],
-        wide: usize,
-        offset: usize,
-        first: usize,
-    ) {
+    fn panel<V: Lanes<Scalar = T>>(&mut self, t: V::Token, part: Part) {
+        let vectors = part.wide / V::LANES;
+        let mut v = 0;
+        while v < vectors {
+            let offset = v * V::LANES;
+            // Vectors of 64 bytes come with 32 registers, shorter ones with at least 16.
+            if size_of::<V>() != 64 {
+                self.rows::<V, 6, 2>(t, &part, offset);
+                v += 2;
+            } else if vectors.is_multiple_of(4) {
+                self.rows::<V, 6, 4>(t, &part, offset);
+                v += 4;
+            } else if vectors.is_multiple_of(3) {
+                self.rows::<V, 8, 3>(t, &part, offset);
+                v += 3;
+            } else if vectors.is_multiple_of(2) {
+                self.rows::<V, 8, 2>(t, &part, offset);
+                v += 2;
+            } else {
+                self.rows::<V, 8, 1>(t, &part, offset);
+                v += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn rows<V: Lanes<Scalar = T>, const R: usize, const W: usize>(&mut self, t: V::Token, part: &Part, offset: usize) {
         let mut row = 0;
         while row + R <= self.m {
-            self.tile::<V, R, W>(t, panel, wide, offset, first, row);
+            self.tile::<V, R, W>(t, part, offset, row);
             row += R;
         }
         while row + 2 <= self.m {
-            self.tile::<V, 2, W>(t, panel, wide, offset, first, row);
+            self.tile::<V, 2, W>(t, part, offset, row);
             row += 2;
         }
         while row < self.m {
-            self.tile::<V, 1, W>(t, panel, wide, offset, first, row);
+            self.tile::<V, 1, W>(t, part, offset, row);
             row += 1;
         }
     }
 
     #[inline(always)]
-    fn tile<V: Lanes<Scalar = T>, const R: usize, const W: usize>(
-        &mut self,
-        t: V::Token,
-        panel: &[T],
-        wide: usize,
-        offset: usize,
-        first: usize,
-        row: usize,
-    ) {
-        let k = self.matrix.rows;
+    fn tile<V: Lanes<Scalar = T>, const R: usize, const W: usize>(&mut self, t: V::Token, part: &Part, offset: usize, row: usize) {
+        let first = part.column + offset;
         let mut sum = [[V::zero(t); W]; R];
         let mut a = [&self.a[..0]; R];
         for r in 0..R {
             let start = (row + r) * self.a_stride;
-            a[r] = &self.a[start..start + k];
-            match self.start {
-                Start::Bias(bias, rows) if row + r < rows => {
-                    sum[r].copy_from_slice(V::slice(t, &bias[first..first + W * V::LANES]));
-                }
-                Start::Bias(..) | Start::Zero => {}
+            a[r] = &self.a[start + part.from..start + part.to];
+            if part.from > 0 {
+                let c = &self.c[(row + r) * self.c_stride + first..][..W * V::LANES];
+                sum[r].copy_from_slice(V::slice(t, c));
+            } else if let Start::Bias(bias, rows) = self.start
+                && row + r < rows
+            {
+                sum[r].copy_from_slice(V::slice(t, &bias[first..first + W * V::LANES]));
             }
         }
-        for (i, line) in panel.chunks_exact(wide).enumerate().take(k) {
+        let panel = &self.matrix.data[part.data.clone()];
+        for (i, line) in panel.chunks_exact(part.wide).enumerate() {
             let b = V::slice(t, &line[offset..offset + W * V::LANES]);
             for r in 0..R {
                 let x = V::splat(t, a[r][i]);
@@ -362,56 +374,82 @@ impl<T: SimdReal> Outer<'_, T> {
     }
 }
 
+/// Rows that are summed before they are added to memory, and columns of `g` that are packed for that.
+const ROWS: usize = 192;
+const PACKED: usize = 16;
+
 impl<T: SimdReal> WithSimd for Outer<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, t: S) {
         let vectors = self.inputs / T::Of::<S>::LANES;
-        let mut v = 0;
-        while v < vectors {
-            let left = vectors - v;
-            if size_of::<T::Of<S>>() != 64 {
-                self.columns::<T::Of<S>, 6, 2>(t, v);
-                v += 2;
-            } else if left.is_multiple_of(3) {
-                self.columns::<T::Of<S>, 8, 3>(t, v);
-                v += 3;
-            } else if left >= 4 {
-                self.columns::<T::Of<S>, 6, 4>(t, v);
-                v += 4;
-            } else if left >= 2 {
-                self.columns::<T::Of<S>, 8, 2>(t, v);
-                v += 2;
-            } else {
-                self.columns::<T::Of<S>, 8, 1>(t, v);
-                v += 1;
+        let mut packed = [T::default(); ROWS * PACKED];
+        let mut start = 0;
+        while start < self.m {
+            let rows = ROWS.min(self.m - start);
+            let mut o = 0;
+            while o < self.outputs {
+                // Columns of `g` lie far apart: each line of the cache is fetched once, and used for all of `x`.
+                let outputs = PACKED.min(self.outputs - o);
+                let g = self.g[start * self.g_stride..].chunks(self.g_stride);
+                for (to, g) in packed.as_chunks_mut::<PACKED>().0.iter_mut().zip(g).take(rows) {
+                    to[..outputs].copy_from_slice(&g[o..o + outputs]);
+                }
+                let part = Strip { g: packed[..rows * PACKED].as_chunks().0, start, o, outputs };
+                let mut v = 0;
+                while v < vectors {
+                    let left = vectors - v;
+                    // As in products; 4 tiles of 4 or 2 of 8 are what is packed.
+                    if size_of::<T::Of<S>>() != 64 {
+                        self.strip::<T::Of<S>, 4, 2>(t, part, v);
+                        v += 2;
+                    } else if left.is_multiple_of(3) {
+                        self.strip::<T::Of<S>, 8, 3>(t, part, v);
+                        v += 3;
+                    } else if left >= 2 {
+                        self.strip::<T::Of<S>, 8, 2>(t, part, v);
+                        v += 2;
+                    } else {
+                        self.strip::<T::Of<S>, 8, 1>(t, part, v);
+                        v += 1;
+                    }
+                }
+                o += outputs;
             }
+            start += rows;
         }
     }
 }
 
+/// Packed columns of `g`.
+#[derive(Clone, Copy)]
+struct Strip<'a, T> {
+    g: &'a [[T; PACKED]],
+    /// First row.
+    start: usize,
+    /// First column, and how many.
+    o: usize,
+    outputs: usize,
+}
+
 impl<T: SimdReal> Outer<'_, T> {
     #[inline(always)]
-    fn columns<V: Lanes<Scalar = T>, const R: usize, const W: usize>(&mut self, t: V::Token, v: usize) {
+    fn strip<V: Lanes<Scalar = T>, const R: usize, const W: usize>(&mut self, t: V::Token, part: Strip<'_, T>, v: usize) {
         let mut o = 0;
-        while o + R <= self.outputs {
-            self.tile::<V, R, W>(t, o, v * V::LANES);
+        while o + R <= part.outputs {
+            self.tile::<V, R, W>(t, part, o, v * V::LANES);
             o += R;
         }
-        while o + 2 <= self.outputs {
-            self.tile::<V, 2, W>(t, o, v * V::LANES);
-            o += 2;
-        }
-        while o < self.outputs {
-            self.tile::<V, 1, W>(t, o, v * V::LANES);
+        while o < part.outputs {
+            self.tile::<V, 1, W>(t, part, o, v * V::LANES);
             o += 1;
         }
     }
 
     #[inline(always)]
-    fn tile<V: Lanes<Scalar = T>, const R: usize, const W: usize>(&mut self, t: V::Token, o: usize, first: usize) {
+    fn tile<V: Lanes<Scalar = T>, const R: usize, const W: usize>(&mut self, t: V::Token, part: Strip<'_, T>, o: usize, first: usize) {
         let mut sum = [[V::zero(t); W]; R];
-        for (g, x) in self.g.chunks(self.g_stride).zip(self.x.chunks(self.x_stride)).take(self.m) {
+        for (g, x) in part.g.iter().zip(self.x[part.start * self.x_stride..].chunks(self.x_stride)) {
             let x = V::slice(t, &x[first..first + W * V::LANES]);
             let g = &g[o..o + R];
             for r in 0..R {
@@ -422,7 +460,7 @@ impl<T: SimdReal> Outer<'_, T> {
             }
         }
         for r in 0..R {
-            let c = &mut self.c[(o + r) * self.c_stride + first..][..W * V::LANES];
+            let c = &mut self.c[(part.o + o + r) * self.c_stride + first..][..W * V::LANES];
             let c = V::slice_mut(t, c);
             for w in 0..W {
                 c[w] += sum[r][w];
@@ -433,9 +471,30 @@ impl<T: SimdReal> Outer<'_, T> {
 
 /// `c[o] += Σ_m g[m][o]` for `m` rows and `c.len()` columns.
 pub(crate) fn add_columns<T: SimdReal>(m: usize, g: &[T], g_stride: usize, c: &mut [T]) {
-    for g in g.chunks(g_stride).take(m) {
-        for (c, &g) in c.iter_mut().zip(g) {
-            *c += g;
+    dispatch(Columns { m, g, g_stride, c });
+}
+
+struct Columns<'a, T> {
+    m: usize,
+    g: &'a [T],
+    g_stride: usize,
+    c: &'a mut [T],
+}
+
+impl<T: SimdReal> WithSimd for Columns<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, t: S) {
+        let whole = self.c.len() - self.c.len() % T::Of::<S>::LANES;
+        let (c, rest) = self.c.split_at_mut(whole);
+        let c = T::Of::<S>::slice_mut(t, c);
+        for g in self.g.chunks(self.g_stride).take(self.m) {
+            for (c, &g) in c.iter_mut().zip(T::Of::<S>::slice(t, &g[..whole])) {
+                *c += g;
+            }
+            for (c, &g) in rest.iter_mut().zip(&g[whole..]) {
+                *c += g;
+            }
         }
     }
 }
