@@ -160,8 +160,24 @@ impl TrainingData {
     /// Where something is missing, does not fit, is not finite, or is most likely of another unit.
     pub fn load(settings: &DataSettings, folder: &Path, dimension: Option<usize>, seed: u64) -> Result<Self> {
         let units = settings.units.unwrap_or_default();
+        temperature(settings, units)?;
+        let raw = read(settings, folder, units)?;
+        Self::finish(raw, settings, dimension, seed)
+    }
+
+    /// The same of frames `[n, 3]` of a toy that was simulated just now, with its mass.
+    ///
+    /// # Errors
+    /// As [`TrainingData::load`].
+    pub fn of_toy(x: Vec<f64>, mass: f64, settings: &DataSettings, dimension: Option<usize>, seed: u64) -> Result<Self> {
+        let raw = Raw { x, forces: None, width: 3, system: None, inputs: Vec::new(), starts: vec![0] };
+        let settings = DataSettings { units: Some(UnitSystem::Reduced), mass: Some(settings.mass.unwrap_or(mass)), ..settings.clone() };
+        Self::finish(raw, &settings, dimension, seed)
+    }
+
+    fn finish(mut raw: Raw, settings: &DataSettings, dimension: Option<usize>, seed: u64) -> Result<Self> {
+        let units = settings.units.unwrap_or_default();
         let temperature = temperature(settings, units)?;
-        let mut raw = read(settings, folder, units)?;
         raw.check(units, &settings.trajectory)?;
         if let Some(limit) = settings.limit {
             raw.draw(limit, seed);
@@ -222,7 +238,8 @@ impl TrainingData {
     }
 }
 
-fn temperature(settings: &DataSettings, units: UnitSystem) -> Result<f64> {
+/// Temperature in K; kT in reduced units.
+pub(crate) fn temperature(settings: &DataSettings, units: UnitSystem) -> Result<f64> {
     let Some(quantity) = &settings.temperature else {
         let example = if units == UnitSystem::Si { "\"300 K\"" } else { "23" };
         return usage(format!(

@@ -13,5 +13,6 @@ pub mod report;
 pub mod runtime;
 pub mod signals;
 pub mod simulation;
+pub mod training;
 
 pub use error::{Error, Result};

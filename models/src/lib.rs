@@ -16,6 +16,7 @@ pub mod scoremd;
 pub mod so3lr;
 pub mod spec;
 pub mod testing;
+pub mod train;
 pub mod weights;
 
 pub use analytic::Toy;

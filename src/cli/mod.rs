@@ -10,6 +10,7 @@ mod input;
 mod models;
 mod relax;
 mod simulate;
+mod train;
 
 use crate::config::{self, ExchangeFlags, Global, SimulateFlags};
 use crate::error::Error;
@@ -42,6 +43,7 @@ enum Command {
     #[command(after_long_help = exchange::EXAMPLES, after_help = exchange::EXAMPLES)]
     Exchange(ExchangeFlags),
     Relax(relax::RelaxFlags),
+    Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
@@ -91,6 +93,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Simulate(args) => start(args, global, simulate::run),
         Command::Exchange(args) => start(args, global, exchange::run),
         Command::Relax(flags) => start(flags, global, relax::run),
+        Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),

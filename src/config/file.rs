@@ -66,7 +66,7 @@ fn keys<S: Args>() -> Vec<String> {
 }
 
 /// `; did you mean …?` where a known key is close to `name`, else the list of keys.
-fn suggestion(name: &str, known: &[String]) -> String {
+pub(super) fn suggestion(name: &str, known: &[String]) -> String {
     let normal = name.replace('_', "-").to_lowercase();
     let best = known.iter().map(|k| (strsim::jaro_winkler(k, &normal), k)).max_by(|a, b| a.0.total_cmp(&b.0));
     match best {

@@ -3,10 +3,12 @@
 
 mod file;
 mod raw;
+mod recipe;
 mod resolved;
 
 pub use file::{load, overlay};
 pub use raw::{ExchangeFlags, Global, LogFormat, RunFlags, SimulateFlags, TrajectoryLayout};
+pub use recipe::{NotFinite, OutputSettings, Recipe, TrainSettings};
 pub use resolved::{RunConfig, RunSettings, Sampling, Subject};
 
 use crate::error::Result;

@@ -5,11 +5,16 @@
 //! coordinates; its score is `s = −∂E/∂x`. At `t → 0` this is the energy of the data themselves, so that
 //! `F(x) = kT c s(c x, t)` is a force, where `c` are model coordinates per nm. A mixture has one network per range of times.
 
+#[cfg(test)]
+pub(crate) mod analytic;
 pub mod config;
+pub mod fokker_planck;
 mod graph_transformer;
+pub mod initial;
 mod kernels;
 mod linear;
 pub mod log_z;
+pub mod loss;
 pub mod mixture;
 mod mlp;
 pub mod model;
@@ -17,6 +22,8 @@ pub mod network;
 #[cfg(test)]
 mod network_tests;
 pub mod process;
+pub mod published;
+pub mod trainer;
 
 pub use mixture::Mixture;
 pub use model::Model;

@@ -1,0 +1,534 @@
+//! The training loop: steps, metrics, looks at held-out data, checkpoints, and the model in the end.
+//!
+//! | File | |
+//! |---|---|
+//! | `model.safetensors` | the model with averaged weights, renewed at every checkpoint |
+//! | `state.safetensors` | everything that training goes on from, bit by bit |
+//! | `metrics.jsonl` | losses over steps |
+//! | `recipe.toml` | the recipe with the flags that changed it |
+//! | `loss.svg`, `summary.json` | at the end |
+
+mod plan;
+mod toy;
+
+use crate::checkpoint::InputFile;
+use crate::config::{NotFinite, Recipe};
+use crate::dataset::{TrainingData, temperature};
+use crate::error::{Error, Result, usage};
+use crate::io::table::{Field, TableWriter};
+use crate::io::write_atomically;
+use crate::report::plots::{LinePlot, Series, line_plot};
+use crate::report::progress::Progress;
+use crate::runtime::{Outcome, Runtime, print};
+use crate::signals::Interrupt;
+use scorefield_integrators::simd::{self, Isa, SimdReal};
+use scorefield_integrators::{DType, UnitSystem};
+use scorefield_models::scoremd::model::{EVALUATION_TIME, Model, RANGE_COLUMNS};
+use scorefield_models::scoremd::network::network;
+use scorefield_models::scoremd::process::VariancePreserving;
+use scorefield_models::scoremd::published::Published;
+use scorefield_models::scoremd::trainer::{Data, Plan, Step, Trainer};
+use scorefield_models::train::StateFile;
+use scorefield_models::train::adamw::Root;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The model in the output directory.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The state in the output directory.
+pub const STATE_FILE: &str = "state.safetensors";
+const METRICS_FILE: &str = "metrics.jsonl";
+const RECIPE_FILE: &str = "recipe.toml";
+const PLOT_FILE: &str = "loss.svg";
+const SUMMARY_FILE: &str = "summary.json";
+const COLUMNS: [&str; 14] = [
+    "step",
+    "network",
+    "epoch",
+    "loss",
+    "score_matching",
+    "fokker_planck",
+    "forces",
+    "gradient_norm",
+    "learning_rate",
+    "rows_per_second",
+    "held_out_score_matching",
+    "held_out_fokker_planck",
+    "held_out_forces",
+    "event",
+];
+/// After so many returns to a good state training stops.
+const MOST_RESTORES: u32 = 5;
+/// Factor of the learning rate at each of them.
+const RESTORE_FACTOR: f64 = 0.5;
+/// Values in a thousand that lie outside `training_range`'s inner bounds, on either side.
+const RANGE_QUANTILE: f64 = 1e-3;
+
+/// What a training is made from.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The recipe with flags laid over it.
+    pub recipe: Recipe,
+    /// Folder in which its relative paths have their meaning.
+    pub folder: PathBuf,
+    /// Replace what is in the output directory.
+    pub overwrite: bool,
+    /// Go on with the training in the output directory.
+    pub resume: bool,
+    /// The command as it was typed.
+    pub command: String,
+}
+
+/// The owner's part of a state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Header {
+    version: String,
+    recipe: Recipe,
+    folder: PathBuf,
+    command: String,
+    isa: Isa,
+    dtype: DType,
+    seed: u64,
+    data: String,
+    inputs: Vec<InputFile>,
+    metrics: u64,
+    best: Option<f64>,
+}
+
+/// Goes on with the training in `directory`: its recipe, and where its paths have their meaning.
+///
+/// # Errors
+/// Where there is no state.
+pub fn recorded(directory: &Path) -> Result<(Recipe, PathBuf, String)> {
+    let (header, _) = read_state(&directory.join(STATE_FILE))?;
+    Ok((header.recipe, header.folder, header.command))
+}
+
+fn read_state(path: &Path) -> Result<(Header, StateFile)> {
+    let fail = |what: String| Error::Checkpoint { path: path.to_owned(), what };
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(fail("there is no state of training; --resume takes the output directory of `scorefield train`".into()));
+        }
+        Err(e) => return Err(Error::file("read", path, e)),
+    };
+    let state = StateFile::from_bytes(path, &bytes)?;
+    let json: serde_json::Value = serde_json::from_str(&state.header).map_err(|e| fail(e.to_string()))?;
+    let header = serde_json::from_value(json["run"].clone()).map_err(|e| fail(format!("its header is of another version ({e})")))?;
+    Ok((header, state))
+}
+
+/// Trains as asked, or goes on.
+///
+/// # Errors
+/// Where the recipe, its data or the output directory are wrong, or losses are not finite.
+pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
+    let interrupt = Interrupt::install()?;
+    let recorded = if request.resume { Some(read_state(&directory(&request.recipe).join(STATE_FILE))?) } else { None };
+    if let Some((header, _)) = &recorded {
+        choose_isa(header, runtime)?;
+    }
+    let dtype = match (&recorded, runtime.dtype.or(request.recipe.train.dtype)) {
+        (Some((header, _)), Some(asked)) if asked != header.dtype => {
+            return usage(format!("--dtype {asked}, but the training was begun in {}; leave it out", header.dtype));
+        }
+        (Some((header, _)), _) => header.dtype,
+        (None, asked) => asked.unwrap_or(DType::F32),
+    };
+    let pool = runtime.pool.clone();
+    // From inside the pool, sharing out work needs neither locks nor memory.
+    pool.install(|| match dtype {
+        DType::F32 => train::<f32>(request, recorded, &interrupt, runtime),
+        DType::F64 => train::<f64>(request, recorded, &interrupt, runtime),
+    })
+}
+
+fn directory(recipe: &Recipe) -> PathBuf {
+    recipe.output.directory.clone().unwrap_or_else(|| "scorefield-train".into())
+}
+
+/// The instruction set of a training that goes on must be the one it was begun with.
+fn choose_isa(header: &Header, runtime: &Runtime) -> Result<()> {
+    if runtime.global.isa.is_none() {
+        // One that is lacking shows below.
+        let _ = simd::choose_isa(header.isa);
+    }
+    let (isa, saved) = (simd::current_isa(), header.isa);
+    match isa == saved {
+        true => Ok(()),
+        false if saved.available() => usage(format!("the training was begun with {saved}, which gives other bits than {isa}; add --isa {saved}")),
+        false => usage(format!("the training was begun with {saved}, which this machine lacks; go on on one that has it")),
+    }
+}
+
+fn train<T: SimdReal + Root>(
+    request: Request,
+    recorded: Option<(Header, StateFile)>,
+    interrupt: &Interrupt,
+    runtime: &Runtime,
+) -> Result<Outcome> {
+    let setup = plan::setup(&request.recipe)?;
+    let seed = request.recipe.train.seed.unwrap_or(0);
+    let data = load(&request, &setup, seed, runtime)?;
+    let plan = plan::plan(&request.recipe, &setup, &data, seed)?;
+    let out = directory(&request.recipe);
+    let networks = setup.config.experts.iter().map(|e| network::<T>(e, &[])).collect::<scorefield_models::Result<Vec<_>>>()?;
+    let shared = Arc::new(Data { x: data.x.clone(), scores: data.scores.clone(), dimension: data.dimension });
+    let mut trainer = Trainer::new(plan, networks, shared)?;
+    let mut header = Header {
+        version: env!("CARGO_PKG_VERSION").into(),
+        recipe: request.recipe.clone(),
+        folder: request.folder.clone(),
+        command: request.command.clone(),
+        isa: simd::current_isa(),
+        dtype: T::DTYPE,
+        seed,
+        data: data.hash.clone(),
+        inputs: data.inputs.clone(),
+        metrics: 0,
+        best: None,
+    };
+    let metrics = match recorded {
+        None => {
+            prepare_directory(&out, request.overwrite)?;
+            let text = toml::to_string(&request.recipe).map_err(|e| Error::Run(e.to_string()))?;
+            write_atomically(&out.join(RECIPE_FILE), |w| w.write_all(text.as_bytes()))?;
+            TableWriter::create(out.join(METRICS_FILE), &COLUMNS, request.overwrite)?
+        }
+        Some((old, state)) => {
+            let path = out.join(STATE_FILE);
+            if old.data != header.data {
+                let what = "the training data are others than when the training began; restore the files".into();
+                return Err(Error::Checkpoint { path, what });
+            }
+            trainer.restore(state, &path)?;
+            (header.metrics, header.best, header.command) = (old.metrics, old.best, old.command);
+            TableWriter::resume(out.join(METRICS_FILE), &COLUMNS, header.metrics)?
+        }
+    };
+    let mut run = Run { trainer, header, data, setup, out, metrics, started: Instant::now(), first: 0, runtime };
+    run.first = run.trainer.state().counters.step;
+    run.describe();
+    let outcome = run.advance(interrupt)?;
+    match outcome {
+        Outcome::Interrupted => runtime.warn(format_args!(
+            "interrupted at step {} of {}; go on with: scorefield train --resume {}",
+            run.trainer.state().counters.step,
+            run.trainer.plan().steps(),
+            run.out.display()
+        )),
+        Outcome::Done => run.finish()?,
+    }
+    Ok(outcome)
+}
+
+/// Reads the data, or simulates them.
+fn load(request: &Request, setup: &Published, seed: u64, runtime: &Runtime) -> Result<TrainingData> {
+    let settings = &request.recipe.data;
+    let dimension = setup.config.experts.first().map(|e| e.body.dimension());
+    match (&settings.simulate, &settings.trajectory) {
+        (Some(_), Some(_)) => usage("[data]: trajectory and simulate are both given; one of them must go"),
+        (Some(simulate), None) => {
+            let kt = temperature(settings, UnitSystem::Reduced)?;
+            runtime.say(format_args!("simulating {} frames of {} at kT = {kt}", simulate.frames, simulate.model));
+            let (x, mass) = toy::simulate(simulate, kt, &runtime.pool)?;
+            TrainingData::of_toy(x, mass, settings, dimension, seed)
+        }
+        (None, _) => TrainingData::load(settings, &request.folder, dimension, seed),
+    }
+}
+
+/// Makes the output directory, and removes an old training where that is wanted.
+fn prepare_directory(out: &Path, overwrite: bool) -> Result<()> {
+    let files = [STATE_FILE, MODEL_FILE, METRICS_FILE, RECIPE_FILE, SUMMARY_FILE, PLOT_FILE];
+    let old: Vec<PathBuf> = files.map(|f| out.join(f)).into_iter().filter(|f| f.exists()).collect();
+    if let Some(old) = old.first().filter(|_| !overwrite) {
+        return usage(format!(
+            "{} holds a training already ({}); go on with it (--resume {}), replace it (--overwrite), or write elsewhere (--output DIR)",
+            out.display(),
+            old.display(),
+            out.display()
+        ));
+    }
+    std::fs::create_dir_all(out).map_err(|e| Error::file("make the directory", out, e))?;
+    old.iter().try_for_each(|f| std::fs::remove_file(f).map_err(|e| Error::file("remove", f, e)))
+}
+
+/// A training on its way.
+struct Run<'a, T: SimdReal> {
+    trainer: Trainer<T>,
+    header: Header,
+    data: TrainingData,
+    setup: Published,
+    out: PathBuf,
+    metrics: TableWriter,
+    started: Instant,
+    /// Step that this process began with.
+    first: u64,
+    runtime: &'a Runtime,
+}
+
+impl<T: SimdReal + Root> Run<'_, T> {
+    fn describe(&self) {
+        let plan = self.trainer.plan();
+        let parameters: usize = self.setup.config.parameters().iter().sum();
+        let residual = plan.stages.iter().find_map(|s| s.objective.fokker_planck);
+        self.runtime.say(format_args!(
+            "{} of {parameters} parameters on {} frames of {} coordinates (scale {:.4}), {} of them held out; {} steps of {} rows{}; {}, {}, {} threads, seed {}; writing to {}",
+            match plan.stages.len() {
+                1 => "one network".to_owned(),
+                n => format!("{n} networks"),
+            },
+            self.data.len(),
+            self.data.dimension,
+            self.data.scale,
+            plan.held_out,
+            plan.steps(),
+            plan.batch,
+            residual.map_or(String::new(), |f| format!(", Fokker-Planck weight {} on {} of them", f.weight, f.fraction)),
+            simd::current_isa(),
+            T::DTYPE,
+            self.runtime.threads(),
+            plan.seed,
+            self.out.display()
+        ));
+    }
+
+    /// Trains to the last step, or until interrupted; leaves a state either way.
+    fn advance(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
+        let output = self.header.recipe.output.clone();
+        let log_every = output.log_every.unwrap_or(100).max(1);
+        let validate_every = output.validate_every.unwrap_or(1000).max(1);
+        let checkpoint_every = output.checkpoint_every.unwrap_or(0);
+        let minutes = output.checkpoint_minutes.unwrap_or(5.0);
+        let steps = self.trainer.plan().steps();
+        let mut progress = Progress::new(steps, self.first, 1, None, self.runtime.quiet);
+        let mut saved = Instant::now();
+        let mut logged = (Instant::now(), self.first);
+        loop {
+            let step = self.trainer.state().counters.step;
+            if interrupt.requested() || self.trainer.is_done() {
+                progress.finish();
+                self.save()?;
+                return Ok(if self.trainer.is_done() { Outcome::Done } else { Outcome::Interrupted });
+            }
+            let rate = match self.trainer.step() {
+                Step::Moved { rate, .. } => rate,
+                Step::NotFinite { part } => {
+                    self.not_finite(part)?;
+                    continue;
+                }
+            };
+            let step = step + 1;
+            let validation = if step.is_multiple_of(validate_every) || step == steps { self.trainer.validate() } else { None };
+            if let Some(part) = validation.and_then(|v| v.not_finite()) {
+                self.not_finite(&format!("held-out {part}"))?;
+                continue;
+            }
+            if let Some(sums) = &validation {
+                let loss = sums.means()[0];
+                self.header.best = Some(self.header.best.map_or(loss, |b| b.min(loss)));
+                self.trainer.mark_good();
+            }
+            if step.is_multiple_of(log_every) || validation.is_some() {
+                let rows = (step - logged.1) as f64 * self.trainer.plan().batch as f64 / logged.0.elapsed().as_secs_f64();
+                logged = (Instant::now(), step);
+                self.log(rate, rows, validation.map(|v| v.means()))?;
+            }
+            self.trainer.advance_stage();
+            let timed = minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * minutes;
+            if checkpoint_every > 0 && step.is_multiple_of(checkpoint_every) || timed {
+                self.save()?;
+                saved = Instant::now();
+            }
+            progress.update(step, steps);
+        }
+    }
+
+    fn log(&mut self, rate: f64, rows: f64, validation: Option<[f64; 3]>) -> Result<()> {
+        let interval = self.trainer.take_interval();
+        let counters = self.trainer.state().counters;
+        let plan = self.trainer.plan();
+        let stage = &plan.stages[counters.stage];
+        let [dsm, residual, forces] = interval.sums.means();
+        let weights = (stage.objective.fokker_planck.map(|f| f.weight), stage.objective.forces.map(|f| f.weight));
+        let loss = dsm + weights.0.map_or(0.0, |w| w * residual) + weights.1.map_or(0.0, |w| w * forces);
+        let training = (self.data.len() - plan.held_out) as f64;
+        let row = [
+            counters.step.into(),
+            (stage.network as u64).into(),
+            (counters.stage_step as f64 * plan.batch as f64 / training).into(),
+            loss.into(),
+            dsm.into(),
+            weights.0.map(|_| residual).into(),
+            weights.1.map(|_| forces).into(),
+            (interval.gradient_norm / interval.steps.max(1) as f64).into(),
+            rate.into(),
+            rows.into(),
+            validation.map(|v| v[0]).into(),
+            validation.filter(|_| weights.0.is_some()).map(|v| v[1]).into(),
+            validation.filter(|_| weights.1.is_some()).map(|v| v[2]).into(),
+            Field::Missing,
+        ];
+        self.metrics.row(&row)?;
+        self.metrics.flush()?;
+        Ok(())
+    }
+
+    /// Goes back to the last good state, or stops, and says why.
+    fn not_finite(&mut self, part: &str) -> Result<()> {
+        let counters = self.trainer.state().counters;
+        let rate = self.trainer.plan().stages.get(counters.stage).map_or(0.0, |s| s.schedule.rate(counters.stage_step)) * counters.rate_scale;
+        let what = format!("step {}: {part} is not finite (learning rate {rate:.2e})", counters.step + 1);
+        let mut row = vec![Field::Missing; COLUMNS.len()];
+        (row[0], row[1], row[13]) = ((counters.step + 1).into(), (counters.stage as u64).into(), what.as_str().into());
+        self.metrics.row(&row)?;
+        self.metrics.flush()?;
+        let stop = self.header.recipe.train.not_finite == Some(NotFinite::Stop);
+        if stop || counters.restores >= MOST_RESTORES {
+            let why = if stop { String::new() } else { format!(", after {} returns to a good state", counters.restores) };
+            return Err(Error::Run(format!(
+                "{what}{why}; train with a smaller learning-rate, a smaller fokker-planck-weight or clip = {{ norm = 1.0 }}. The last state in {} is from before",
+                self.out.display()
+            )));
+        }
+        let good = self.trainer.restore_good(RESTORE_FACTOR);
+        let scale = self.trainer.state().counters.rate_scale;
+        self.runtime.warn(format_args!("{what}; going back to step {good}, with the learning rate times {scale}"));
+        Ok(())
+    }
+
+    /// Writes the state and the model.
+    fn save(&mut self) -> Result<()> {
+        self.header.metrics = self.metrics.flush()?;
+        let header = serde_json::to_value(&self.header).map_err(|e| Error::Run(e.to_string()))?;
+        let bytes = self.trainer.save(header)?.to_bytes()?;
+        write_atomically(&self.out.join(STATE_FILE), |w| w.write_all(&bytes))?;
+        Ok(self.model().write(&self.out.join(MODEL_FILE))?)
+    }
+
+    /// The model with averaged weights.
+    fn model(&self) -> Model {
+        let config = self.setup.config.clone();
+        let plan = self.trainer.plan();
+        let average = &self.trainer.state().average;
+        let narrow = |v: &[T]| v.iter().map(|x| x.to_f64() as f32).collect::<Vec<f32>>();
+        let sizes = config.parameters();
+        let log_z = plan.stages.iter().find_map(|s| s.objective.log_z.map(|z| (z, narrow(&average[s.network][sizes[s.network]..]))));
+        let (d, n) = (self.data.dimension, self.data.len());
+        let starts = self.header.recipe.output.start_frames.unwrap_or(128).min(n);
+        let natural = |x: f32| (f64::from(x) / self.data.scale) as f32;
+        let start_frames = (0..starts).flat_map(|k| {
+            let i = k * n / starts;
+            self.data.x[i * d..(i + 1) * d].iter().map(|&x| natural(x))
+        });
+        Model {
+            process: plan.stages.first().map_or_else(VariancePreserving::default, |s| s.objective.process),
+            parameters: average.iter().zip(&sizes).map(|(v, &n)| narrow(&v[..n])).collect(),
+            log_z,
+            scale: self.data.scale,
+            units: self.data.units,
+            temperature: self.data.temperature,
+            evaluation_time: self.header.recipe.output.evaluation_time.unwrap_or(EVALUATION_TIME),
+            types: self.data.system.types.clone(),
+            masses: self.data.system.masses.clone(),
+            pdb: self.data.pdb.clone(),
+            start_frames: start_frames.collect(),
+            training_range: training_range(&self.data),
+            command: self.header.command.clone(),
+            seed: self.header.seed,
+            config,
+        }
+    }
+
+    /// Plot, summary, and a word on what came out.
+    fn finish(&mut self) -> Result<()> {
+        let text = std::fs::read_to_string(self.out.join(METRICS_FILE)).map_err(|e| Error::file("read", &self.out, e))?;
+        let rows: Vec<serde_json::Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let series = |name: &str, key: &str| Series {
+            name: name.into(),
+            points: rows.iter().filter_map(|r| Some((r["step"].as_f64()?, r[key].as_f64()?))).collect(),
+            errors: Vec::new(),
+        };
+        let all = [
+            series("score matching", "score_matching"),
+            series("held out", "held_out_score_matching"),
+            series("Fokker–Planck", "fokker_planck"),
+            series("forces", "forces"),
+        ];
+        let plot = line_plot(&LinePlot {
+            title: "Losses".into(),
+            x_label: "step".into(),
+            y_label: "mean over rows".into(),
+            series: all.into_iter().filter(|s| !s.points.is_empty()).collect(),
+            log_y: true,
+            ..LinePlot::default()
+        });
+        write_atomically(&self.out.join(PLOT_FILE), |w| w.write_all(plot.as_bytes()))?;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let plan = self.trainer.plan();
+        let steps = plan.steps() - self.first;
+        let last = rows.iter().rev().find_map(|r| r["held_out_score_matching"].as_f64());
+        let summary = serde_json::json!({
+            "version": self.header.version,
+            "command": self.header.command,
+            "steps": plan.steps(),
+            "batch": plan.batch,
+            "frames": self.data.len(),
+            "held_out": plan.held_out,
+            "parameters": self.setup.config.parameters(),
+            "seed": plan.seed,
+            "isa": self.header.isa,
+            "dtype": self.header.dtype,
+            "threads": self.runtime.threads(),
+            "seconds": seconds,
+            "steps_per_second": steps as f64 / seconds,
+            "rows_per_second": steps as f64 * plan.batch as f64 / seconds,
+            "held_out_score_matching": last,
+            "best_held_out_score_matching": self.header.best,
+            "restores": self.trainer.state().counters.restores,
+            "data": self.header.data,
+        });
+        write_atomically(&self.out.join(SUMMARY_FILE), |w| writeln!(w, "{summary:#}"))?;
+        let model = self.out.join(MODEL_FILE);
+        let held_out = last.map_or(String::new(), |l| format!(", score matching on held-out frames {l:.4}"));
+        print(format_args!(
+            "{} steps{held_out}; {:.0} rows/s here\nmodel: {}\nplot:  {}",
+            plan.steps(),
+            steps as f64 * plan.batch as f64 / seconds,
+            model.display(),
+            self.out.join(PLOT_FILE).display()
+        ))
+        .map_err(|e| Error::Run(e.to_string()))
+    }
+}
+
+/// Where the training data lie, see [`RangeColumn`](scorefield_models::scoremd::model::RangeColumn).
+fn training_range(data: &TrainingData) -> Vec<f32> {
+    let (d, n) = (data.dimension, data.len());
+    let beads = if data.units == UnitSystem::Si && d >= 6 { d / 3 } else { 0 };
+    let distance = |i: usize, j: usize| {
+        move |f: &[f32]| (0..3).map(|a| f64::from(f[3 * i + a] - f[3 * j + a]).powi(2)).sum::<f64>().sqrt() / data.scale
+    };
+    let mut rows: Vec<Vec<f64>> = Vec::new();
+    for i in 0..beads {
+        for j in i + 1..beads {
+            rows.push(data.x.chunks_exact(d).map(distance(i, j)).collect());
+        }
+    }
+    if beads == 0 {
+        rows = (0..d).map(|k| data.x.chunks_exact(d).map(|f| f64::from(f[k]) / data.scale).collect()).collect();
+    }
+    let mut out = Vec::with_capacity(rows.len() * RANGE_COLUMNS);
+    for mut values in rows {
+        values.sort_unstable_by(f64::total_cmp);
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64).sqrt();
+        let at = |q: f64| values[((n - 1) as f64 * q).round() as usize];
+        out.extend([at(0.0), at(RANGE_QUANTILE), mean, deviation, at(1.0 - RANGE_QUANTILE), at(1.0)].map(|v| v as f32));
+    }
+    out
+}
