@@ -334,3 +334,37 @@ fn published_residuals_are_reproduced() {
         assert!(relative.abs() < 1e-9, "{entry}: {relative:.1e}");
     }
 }
+
+#[test]
+fn published_gradients_are_reproduced() {
+    let Some(path) = reference("dsm_grad_mlp.safetensors") else { return };
+    let (bytes, weights) = (std::fs::read(&path).unwrap(), std::fs::read(path.with_file_name("mlp_mueller_brown.safetensors")).unwrap());
+    let (file, weights) = (SafeTensors::deserialize(&bytes).unwrap(), SafeTensors::deserialize(&weights).unwrap());
+    let config = crate::scoremd::config::ModelConfig::preset("muller-brown").unwrap();
+    let network = crate::scoremd::network::<f64>(&config.experts[0], &[]).unwrap();
+    let parameters: Vec<f64> = network.layout().entries().iter().flat_map(|e| tensor(&weights, &e.name)).collect();
+    let mut worker = network.worker();
+    worker.load(&parameters);
+    let samples = Samples {
+        x: tensor(&file, "x_t.f64"),
+        t: tensor(&file, "t"),
+        noise: tensor(&file, "eps"),
+        clean_scores: Vec::new(),
+        residual_rows: (0..8).collect(),
+        probes: tensor(&file, "fp_eps"),
+    };
+    let published = Objective { fokker_planck: Some(FokkerPlanck::published(5e-4)), forces: None, ..objective(Formulas::Published) };
+    let mut evaluator = LossEvaluator::default();
+    for (part, dsm, fp) in [("dsm", 1.0, 0.0), ("fp", 0.0, 1.0), ("total", 1.0, 1.0)] {
+        let normalisation = Normalisation { dsm: dsm / 8.0, fokker_planck: fp * 5e-4 / 8.0, forces: 0.0 };
+        let mut gradient = vec![0.0; parameters.len()];
+        let sums =
+            evaluator.evaluate(&mut *worker, &published, &samples, &[], Some(Gradient { values: &mut gradient, normalisation }));
+        let loss = dsm * sums.means()[0] + fp * 5e-4 * sums.means()[1];
+        let worst_loss = difference([loss], &tensor(&file, &format!("loss_{part}.f64")));
+        let want: Vec<f64> = network.layout().entries().iter().flat_map(|e| tensor(&file, &format!("grad_{part}.{}.f64", e.name))).collect();
+        let worst = difference(gradient, &want);
+        println!("{part}: loss within {worst_loss:.1e}, gradient within {worst:.1e}");
+        assert!(worst_loss < 1e-9 && worst < 1e-9, "{part}: {worst_loss:.1e} {worst:.1e}");
+    }
+}

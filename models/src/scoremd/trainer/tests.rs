@@ -97,15 +97,18 @@ fn normal_data_are_learned_with_their_normaliser() {
             t.state.counters.stage = 0;
             t.validate().unwrap()
         };
-        assert!(after.means()[0] < 0.8 * before.means()[0], "{:?} {:?}", before.means(), after.means());
-        assert!(after.means()[1].abs() < 0.05 * before.means()[1].abs(), "{:?} {:?}", before.means(), after.means());
+        // Most of score matching's loss is there for the true score too.
+        assert!(after.means()[0] < before.means()[0] - 0.05, "{:?} {:?}", before.means(), after.means());
+        assert!(after.means()[1].abs() < 1e-4, "{:?}", after.means());
     });
 }
 
 #[test]
 fn forces_teach_the_same() {
     let objective = Objective { fokker_planck: None, log_z: None, forces: Some(ForceMatching { weight: 1.0, until: 0.1 }), force_scale: 0.3, ..objective() };
-    let mut t: Trainer<f64> = trainer(plan(600, objective));
+    let mut plan = plan(600, objective);
+    plan.stages[0].schedule.peak = 3e-2;
+    let mut t: Trainer<f64> = trainer(plan);
     run(&mut t, 600);
     for d in 0..3 {
         assert!((t.state().average[0][d] - VARIANCES[d].ln()).abs() < 0.05, "{d}: {:?}", t.state().average[0]);
