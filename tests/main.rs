@@ -7,3 +7,4 @@ mod physics;
 mod restart;
 mod support;
 mod tools;
+mod train;

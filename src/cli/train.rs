@@ -66,7 +66,9 @@ pub(super) fn run(flags: TrainFlags, runtime: &Runtime) -> Result<Outcome> {
         (Some(directory), _) => {
             let (mut recipe, folder, command) = training::recorded(directory)?;
             if flags.steps.is_some_and(|s| recipe.train.steps != Some(s)) {
-                return usage("--steps: the learning rate follows a schedule over all steps, so another number of them is another training; begin it anew")?;
+                return usage(
+                    "--steps: the learning rate follows a schedule over all steps, so another number of them is another training; begin it anew",
+                )?;
             }
             if runtime.global.seed.is_some_and(|s| recipe.train.seed.unwrap_or(0) != s) {
                 return usage("--seed: another seed is another training; leave it out, or begin anew")?;

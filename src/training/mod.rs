@@ -27,7 +27,7 @@ use scorefield_models::scoremd::model::{EVALUATION_TIME, Model, RANGE_COLUMNS};
 use scorefield_models::scoremd::network::network;
 use scorefield_models::scoremd::process::VariancePreserving;
 use scorefield_models::scoremd::published::Published;
-use scorefield_models::scoremd::trainer::{Data, Plan, Step, Trainer};
+use scorefield_models::scoremd::trainer::{Data, Step, Trainer};
 use scorefield_models::train::StateFile;
 use scorefield_models::train::adamw::Root;
 use serde::{Deserialize, Serialize};
@@ -159,7 +159,9 @@ fn choose_isa(header: &Header, runtime: &Runtime) -> Result<()> {
     let (isa, saved) = (simd::current_isa(), header.isa);
     match isa == saved {
         true => Ok(()),
-        false if saved.available() => usage(format!("the training was begun with {saved}, which gives other bits than {isa}; add --isa {saved}")),
+        false if saved.available() => {
+            usage(format!("the training was begun with {saved}, which gives other bits than {isa}; add --isa {saved}"))
+        }
         false => usage(format!("the training was begun with {saved}, which this machine lacks; go on on one that has it")),
     }
 }
@@ -381,7 +383,8 @@ impl<T: SimdReal + Root> Run<'_, T> {
     /// Goes back to the last good state, or stops, and says why.
     fn not_finite(&mut self, part: &str) -> Result<()> {
         let counters = self.trainer.state().counters;
-        let rate = self.trainer.plan().stages.get(counters.stage).map_or(0.0, |s| s.schedule.rate(counters.stage_step)) * counters.rate_scale;
+        let rate =
+            self.trainer.plan().stages.get(counters.stage).map_or(0.0, |s| s.schedule.rate(counters.stage_step)) * counters.rate_scale;
         let what = format!("step {}: {part} is not finite (learning rate {rate:.2e})", counters.step + 1);
         let mut row = vec![Field::Missing; COLUMNS.len()];
         (row[0], row[1], row[13]) = ((counters.step + 1).into(), (counters.stage as u64).into(), what.as_str().into());

@@ -35,10 +35,14 @@ pub(super) fn setup(recipe: &Recipe) -> Result<Published> {
         (Some(name), true) => match published(name, variant) {
             Some(setup) => setup,
             None if systems().contains(&name.as_str()) => {
-                return usage(format!("preset = \"{name}\" has no published mixture; write variant = \"diffusion\" or \"fokker-planck\", or your own [[experts]]"));
+                return usage(format!(
+                    "preset = \"{name}\" has no published mixture; write variant = \"diffusion\" or \"fokker-planck\", or your own [[experts]]"
+                ));
             }
             None if name.starts_with("dipeptides") => {
-                return usage("preset = \"dipeptides\": transferable networks learn from many systems at once, which this program does not read yet");
+                return usage(
+                    "preset = \"dipeptides\": transferable networks learn from many systems at once, which this program does not read yet",
+                );
             }
             None if PRESETS.contains(&name.as_str()) => {
                 let base = name.trim_end_matches("-mixture");

@@ -358,11 +358,11 @@ fn published_gradients_are_reproduced() {
     for (part, dsm, fp) in [("dsm", 1.0, 0.0), ("fp", 0.0, 1.0), ("total", 1.0, 1.0)] {
         let normalisation = Normalisation { dsm: dsm / 8.0, fokker_planck: fp * 5e-4 / 8.0, forces: 0.0 };
         let mut gradient = vec![0.0; parameters.len()];
-        let sums =
-            evaluator.evaluate(&mut *worker, &published, &samples, &[], Some(Gradient { values: &mut gradient, normalisation }));
+        let sums = evaluator.evaluate(&mut *worker, &published, &samples, &[], Some(Gradient { values: &mut gradient, normalisation }));
         let loss = dsm * sums.means()[0] + fp * 5e-4 * sums.means()[1];
         let worst_loss = difference([loss], &tensor(&file, &format!("loss_{part}.f64")));
-        let want: Vec<f64> = network.layout().entries().iter().flat_map(|e| tensor(&file, &format!("grad_{part}.{}.f64", e.name))).collect();
+        let want: Vec<f64> =
+            network.layout().entries().iter().flat_map(|e| tensor(&file, &format!("grad_{part}.{}.f64", e.name))).collect();
         let worst = difference(gradient, &want);
         println!("{part}: loss within {worst_loss:.1e}, gradient within {worst:.1e}");
         assert!(worst_loss < 1e-9 && worst < 1e-9, "{part}: {worst_loss:.1e} {worst:.1e}");

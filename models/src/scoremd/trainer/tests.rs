@@ -56,7 +56,8 @@ fn plan(steps: u64, objective: Objective) -> Plan {
 
 fn trainer<T: SimdReal + Root>(plan: Plan) -> Trainer<T> {
     let formula = Gaussian { dimension: 3, process: VariancePreserving::default() };
-    let networks = (0..plan.stages.iter().map(|s| s.network + 1).max().unwrap()).map(|_| -> Arc<dyn Network<T>> { Arc::new(Analytic::new(formula.clone())) });
+    let networks = (0..plan.stages.iter().map(|s| s.network + 1).max().unwrap())
+        .map(|_| -> Arc<dyn Network<T>> { Arc::new(Analytic::new(formula.clone())) });
     Trainer::new(plan, networks.collect(), data(4000)).unwrap()
 }
 
@@ -105,7 +106,13 @@ fn normal_data_are_learned_with_their_normaliser() {
 
 #[test]
 fn forces_teach_the_same() {
-    let objective = Objective { fokker_planck: None, log_z: None, forces: Some(ForceMatching { weight: 1.0, until: 0.1 }), force_scale: 0.3, ..objective() };
+    let objective = Objective {
+        fokker_planck: None,
+        log_z: None,
+        forces: Some(ForceMatching { weight: 1.0, until: 0.1 }),
+        force_scale: 0.3,
+        ..objective()
+    };
     let mut plan = plan(600, objective);
     plan.stages[0].schedule.peak = 3e-2;
     let mut t: Trainer<f64> = trainer(plan);

@@ -1,0 +1,241 @@
+//! Training from outside: whatever interrupts it and however many threads it has, the same bytes come out; what is wrong
+//! is said.
+
+use crate::support::{error, fail, finish, run, scorefield, succeed};
+use scorefield_models::scoremd::Model;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tempfile::tempdir;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A recipe of seconds: two networks, the second with the residual.
+const RECIPE: &str = r#"
+variant = "both"
+
+[[experts]]
+body = { kind = "mlp", dimension = 2, hidden = [16, 16] }
+head = "score"
+range = { start = 0.3, end = 1.0 }
+
+[[experts]]
+body = { kind = "mlp", dimension = 2, hidden = [24, 24] }
+head = "potential"
+range = { start = 0.0, end = 0.3 }
+
+[data]
+temperature = 23
+
+[data.simulate]
+model = "muller-brown:mass=0.5"
+replicas = 20
+dt = 0.005
+friction = 1.0
+equilibration = 500
+every = 20
+frames = 1000
+
+[train]
+steps = 300
+batch = 64
+shares = [1, 2]
+fokker-planck-fraction = 0.5
+
+[output]
+log-every = 20
+validate-every = 50
+checkpoint-every = 40
+"#;
+
+fn recipe(folder: &Path, change: impl Fn(String) -> String) -> String {
+    let path = folder.join("recipe.toml");
+    std::fs::write(&path, change(RECIPE.to_owned())).unwrap();
+    text(&path).to_owned()
+}
+
+/// Parameters and counters of two trainings are the same bytes; their headers name different directories.
+fn assert_same_training(a: &Path, b: &Path) {
+    let read = |p: &Path| scorefield_models::train::StateFile::from_bytes(p, &std::fs::read(p.join("state.safetensors")).unwrap()).unwrap();
+    let (one, two) = (read(a), read(b));
+    assert!(one.arrays == two.arrays, "{} and {} differ", a.display(), b.display());
+    let counters = |s: &str| serde_json::from_str::<serde_json::Value>(s).unwrap()["now"].clone();
+    assert_eq!(counters(&one.header), counters(&two.header));
+    let model = |p: &Path| Model { command: String::new(), ..Model::read(&p.join("model.safetensors")).unwrap() };
+    assert!(model(a) == model(b));
+    let rows = |p: &Path| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(p.join("metrics.jsonl")).unwrap();
+        let without_speed = |line: &str| {
+            let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["rows_per_second"].take();
+            row
+        };
+        text.lines().map(without_speed).collect()
+    };
+    assert_eq!(rows(a), rows(b));
+}
+
+#[test]
+fn threads_and_interruptions_change_no_bit() {
+    let dir = tempdir().unwrap();
+    let recipe = recipe(dir.path(), |r| r);
+    for dtype in ["f32", "f64"] {
+        let whole = dir.path().join(format!("whole-{dtype}"));
+        let printed = succeed(&["train", &recipe, "--output", text(&whole), "--threads", "1", "--dtype", dtype, "--quiet"]);
+        assert!(printed.contains("300 steps") && printed.contains("model.safetensors"), "{printed}");
+        let threads = dir.path().join(format!("threads-{dtype}"));
+        succeed(&["train", &recipe, "--output", text(&threads), "--threads", "3", "--dtype", dtype, "--quiet"]);
+        assert_same_training(&whole, &threads);
+        // Killed without a warning, again and again.
+        let parts = dir.path().join(format!("parts-{dtype}"));
+        let mut random = 7u64;
+        let mut kills = 0;
+        let begin = Instant::now();
+        while kills < 4 && begin.elapsed() < Duration::from_secs(120) {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let resumes = parts.join("state.safetensors").exists();
+            let mut command = match resumes {
+                true => scorefield(&["train", "--resume", text(&parts), "--quiet"]),
+                false => scorefield(&["train", &recipe, "--output", text(&parts), "--dtype", dtype, "--quiet", "--overwrite"]),
+            };
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(20 + (random >> 33) % 400));
+            if child.try_wait().unwrap().is_none() {
+                let _ = child.kill();
+                kills += 1;
+            }
+            child.wait().unwrap();
+            if parts.join("summary.json").exists() {
+                break;
+            }
+        }
+        if parts.join("state.safetensors").exists() {
+            succeed(&["train", "--resume", text(&parts), "--quiet"]);
+        } else {
+            succeed(&["train", &recipe, "--output", text(&parts), "--dtype", dtype, "--quiet", "--overwrite"]);
+        }
+        assert_same_training(&whole, &parts);
+    }
+    let out = dir.path().join("whole-f32");
+    for file in ["loss.svg", "summary.json", "recipe.toml"] {
+        assert!(out.join(file).exists(), "{file}");
+    }
+    let model = Model::read(&out.join("model.safetensors")).unwrap();
+    assert_eq!((model.dimension(), model.temperature, model.masses.as_slice()), (2, 23.0, &[0.5][..]));
+    assert_eq!((model.start_frames.len(), model.training_range.len()), (2 * 128, 2 * 6));
+    assert!(model.log_z.is_some() && model.command.contains("train") && model.parameters.len() == 2);
+    // Sampled data lie within the surface's basins.
+    assert!(model.start_frames.chunks(2).all(|x| x[0] > -2.5 && x[0] < 1.8 && x[1] > -1.2 && x[1] < 2.8));
+}
+
+#[cfg(unix)]
+#[test]
+fn signals_leave_a_state_and_say_how_to_go_on() {
+    let dir = tempdir().unwrap();
+    let recipe = recipe(dir.path(), |r| r.replace("steps = 300", "steps = 300000"));
+    let out = dir.path().join("run");
+    let child = scorefield(&["train", &recipe, "--output", text(&out)]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begin = Instant::now();
+    while !out.join("state.safetensors").exists() && begin.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    finish(std::process::Command::new("kill").args(["-s", "TERM", &child.id().to_string()]));
+    let output = child.wait_with_output().unwrap();
+    let message = error(&output);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("interrupted at step") && message.contains(&format!("scorefield train --resume {}", text(&out))), "{message}");
+    assert!(Model::read(&out.join("model.safetensors")).is_ok());
+}
+
+#[test]
+fn what_would_be_another_training_is_refused() {
+    let dir = tempdir().unwrap();
+    let path = recipe(dir.path(), |r| r);
+    let out = dir.path().join("run");
+    succeed(&["train", &path, "--output", text(&out), "--steps", "30", "--quiet"]);
+    fail(&["train", &path, "--output", text(&out)], 2, &["holds a training already", "--resume", "--overwrite"]);
+    fail(&["train", "--resume", text(&out), "--steps", "60"], 2, &["another training"]);
+    fail(&["train", "--resume", text(&out), "--seed", "60"], 2, &["--seed"]);
+    fail(&["train", "--resume", text(&out), "--dtype", "f64"], 2, &["--dtype f64", "f32"]);
+    fail(&["train", "--resume", text(dir.path())], 1, &["no state of training"]);
+    // Going on with what is done changes nothing.
+    let before = std::fs::read(out.join("model.safetensors")).unwrap();
+    succeed(&["train", "--resume", text(&out), "--quiet"]);
+    assert!(before == std::fs::read(out.join("model.safetensors")).unwrap());
+    std::fs::write(out.join("state.safetensors"), b"nonsense").unwrap();
+    fail(&["train", "--resume", text(&out)], 1, &["state.safetensors", "no whole state"]);
+}
+
+#[test]
+fn mistakes_in_recipes_are_explained() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("run");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/data/alanine-dipeptide/alanine-dipeptide.pdb");
+    for (from, to, code, parts) in [
+        ("steps = 300", "step = 300", 2, vec!["did you mean `steps`?", "recipe.toml, line"]),
+        ("variant = \"both\"", "preset = \"aldp\"", 2, vec!["`experts`"]),
+        ("temperature = 23", "", 2, vec!["temperature is missing"]),
+        ("temperature = 23", "temperature = \"300 K\"", 2, vec!["reduced units"]),
+        ("dimension = 2, hidden = [16, 16]", "dimension = 3, hidden = [16, 16]", 2, vec!["different sizes"]),
+        ("shares = [1, 2]", "shares = [1]", 2, vec!["shares"]),
+        ("head = \"potential\"", "head = \"score\"", 2, vec!["no energy"]),
+        ("steps = 300", "steps = 300\nepochs = 3", 2, vec!["steps and epochs"]),
+        ("steps = 300", "steps = 300\nforce-weight = 1.0", 2, vec!["forces"]),
+        ("steps = 300", "steps = 300\nheld-out = 1000", 2, vec!["held-out = 1000"]),
+        ("frames = 1000", "frames = 5", 2, vec!["5 frames", "16 or more"]),
+        ("muller-brown:mass=0.5", "lj", 2, vec!["toy of one particle"]),
+        ("[data]\n", "[data]\ntrajectory = \"a.npy\"\n", 2, vec!["one of them must go"]),
+        ("steps = 300", "steps = 300\nfokker-planck-fraction = 2.0", 1, vec!["fraction"]),
+        ("steps = 300", "steps = 300\nmidpoints = [0.5, 0.5]", 1, vec!["midpoint"]),
+    ] {
+        let path = recipe(dir.path(), |r| {
+            assert!(r.contains(from), "{from}");
+            r.replacen(from, to, 1)
+        });
+        fail(&["train", &path, "--output", text(&out)], code, &parts);
+        assert!(!out.join("state.safetensors").exists(), "{to}");
+    }
+    // A preset of five beads, but a molecule of 22.
+    let path = dir.path().join("beads.toml");
+    let toml = format!("preset = \"alanine-dipeptide\"\n[data]\ntrajectory = \"{data}\"\ntemperature = \"300 K\"\n");
+    std::fs::write(&path, toml).unwrap();
+    fail(&["train", text(&path), "--output", text(&out)], 2, &["frames", "16 or more"]);
+    for (preset, part) in [("alanine", "known are"), ("dipeptides", "transferable"), ("alanine-dipeptide-mixture", "variant = \"mixture\"")]
+    {
+        std::fs::write(&path, format!("preset = \"{preset}\"\n")).unwrap();
+        fail(&["train", text(&path), "--output", text(&out)], 2, &[part]);
+    }
+    let output = run(&["train"]);
+    assert_eq!(output.status.code(), Some(2), "{}", error(&output));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_with_a_reason() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("run");
+    // A rate that no network survives.
+    let path = recipe(dir.path(), |r| {
+        r.replace("steps = 300", "steps = 300\nlearning-rate = 1e18\nfinal-learning-rate = 1e18\nnot-finite = \"stop\"")
+    });
+    fail(&["train", &path, "--output", text(&out)], 1, &["is not finite", "learning rate", "smaller learning-rate"]);
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert!(metrics.contains("is not finite"), "{metrics}");
+    let path = recipe(dir.path(), |r| r.replace("steps = 300", "steps = 300\nlearning-rate = 1e18\nfinal-learning-rate = 1e18"));
+    fail(&["train", &path, "--output", text(&out), "--overwrite"], 1, &["going back to step 0", "after 5 returns"]);
+}
+
+#[test]
+fn recipes_that_come_along_can_be_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/recipes");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            scorefield::config::Recipe::read(&path).unwrap();
+            count += 1;
+        }
+    }
+    assert!(count >= 7);
+}
