@@ -5,10 +5,18 @@ use scorefield_integrators::dynamics::draw_velocities;
 use scorefield_integrators::relax::RelaxSpec;
 use scorefield_integrators::state::Cell as PeriodicCell;
 use scorefield_integrators::{
-    Batch, Context, DType, Dynamics, DynamicsSpec, Ensemble, ForceProvider, Guard, Noise, Output, Progress, Propagator, Quantity, State,
-    System, UnitSystem, Want,
+    Batch, Context, DType, Dynamics, DynamicsSpec, Ensemble, ForceProvider, Guard, Noise, Output, Progress, Propagator, Purpose, Quantity,
+    State, System, UnitSystem, Want,
 };
 use scorefield_models::parse_spec;
+use scorefield_models::scoremd::config::ModelConfig;
+use scorefield_models::scoremd::fokker_planck::{FokkerPlanck, Formulas};
+use scorefield_models::scoremd::log_z::LogZ;
+use scorefield_models::scoremd::loss::{ForceMatching, Objective};
+use scorefield_models::scoremd::network;
+use scorefield_models::scoremd::process::{TimeRange, VariancePreserving};
+use scorefield_models::scoremd::trainer::{Data, Plan, Stage, Step, Trainer};
+use scorefield_models::train::{AdamW, Clip, CosineSchedule, Ema};
 use std::alloc::{GlobalAlloc, Layout, System as SystemAllocator};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -60,6 +68,54 @@ fn allocations(work: impl FnOnce()) -> u64 {
     let before = COUNT.load(Ordering::Relaxed);
     work();
     COUNT.load(Ordering::Relaxed) - before
+}
+
+/// Allocations of steps of training, with every part of the loss.
+fn training(preset: &str, threads: usize) -> u64 {
+    let config = ModelConfig::preset(preset).unwrap();
+    let d = config.experts[0].body.dimension();
+    let x: Vec<f32> = (0..100 * d as u32).map(|i| Noise::new(1).normals(i, 0, 0, Purpose::Displacement)[0] as f32).collect();
+    let objective = Objective {
+        formulas: Formulas::Corrected,
+        process: VariancePreserving::default(),
+        range: TimeRange::ALL,
+        midpoint: 0.3,
+        fokker_planck: Some(FokkerPlanck { fraction: 0.5, ..FokkerPlanck::default() }),
+        log_z: Some(LogZ::new(1.0)),
+        forces: Some(ForceMatching { weight: 1.0, until: 0.5 }),
+        force_scale: 1.0,
+    };
+    let schedule = CosineSchedule { peak: 1e-4, floor: 1e-5, warmup: 0, steps: 1000 };
+    let plan = Plan {
+        stages: vec![Stage { network: 0, times: TimeRange { start: 1e-5, end: 1.0 }, objective, schedule }],
+        batch: 40,
+        adam: AdamW::default(),
+        clip: Some(Clip::Norm(1.0)),
+        ema: Ema::default(),
+        log_z_rate: 10.0,
+        rotate: d > 2,
+        held_out: 20,
+        seed: 1,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let count = pool.install(|| {
+        let networks = vec![network::<f32>(&config.experts[0], &[]).unwrap()];
+        let data = Data { scores: Some(x.clone()), x, dimension: d };
+        let mut trainer = Trainer::new(plan, networks, Arc::new(data)).unwrap();
+        let mut steps = |n: usize| {
+            for _ in 0..n {
+                assert!(matches!(trainer.step(), Step::Moved { .. }));
+            }
+            trainer.validate().unwrap();
+            trainer.mark_good();
+        };
+        // Which thread does what differs from step to step, and each has to grow its memory once.
+        steps(10 * threads);
+        pool.broadcast(|_| watch(true));
+        allocations(|| steps(5))
+    });
+    pool.broadcast(|_| watch(false));
+    count
 }
 
 /// What is moved.
@@ -221,6 +277,9 @@ fn steps_allocate_nothing() {
             pool.broadcast(|_| watch(false));
             note(count, format!("{}, ensemble on {threads} threads", case.name));
         }
+    }
+    for (preset, threads) in [("muller-brown", 1), ("muller-brown", 2), ("alanine-dipeptide", 1)] {
+        note(training(preset, threads), format!("training of {preset} on {threads} threads"));
     }
     assert!(failures.is_empty(), "{} of the loops allocate:\n{}", failures.len(), failures.join("\n"));
 }

@@ -12,7 +12,7 @@ use crate::train::adamw::Root;
 use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Permutation, StateFile};
 use rayon::prelude::*;
 use scorefield_integrators::simd::SimdReal;
-use scorefield_integrators::{Array, Noise, Purpose};
+use scorefield_integrators::{Array, Noise, Purpose, Real};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -133,6 +133,17 @@ pub struct State<T> {
     pub average: Vec<Vec<T>>,
     /// The optimiser's memory of the present stage.
     pub moments: Moments<T>,
+}
+
+impl<T: Real> State<T> {
+    /// Becomes `other` without new memory.
+    fn assign(&mut self, other: &Self) {
+        self.counters = other.counters;
+        self.parameters.clone_from(&other.parameters);
+        self.average.clone_from(&other.average);
+        self.moments.first.clone_from(&other.moments.first);
+        self.moments.second.clone_from(&other.moments.second);
+    }
 }
 
 /// What a step came to.
@@ -575,14 +586,14 @@ impl<T: SimdReal + Root> Trainer<T> {
 
     /// Remembers the present state as one to come back to.
     pub fn mark_good(&mut self) {
-        self.good.clone_from(&self.state);
+        self.good.assign(&self.state);
     }
 
     /// Comes back to the last good state, with the learning rate times `factor`. Returns its step.
     pub fn restore_good(&mut self, factor: f64) -> u64 {
         let Counters { rate_scale, restores, .. } = self.state.counters;
         let changed = self.good.counters.stage != self.state.counters.stage;
-        self.state.clone_from(&self.good);
+        self.state.assign(&self.good);
         self.state.counters.rate_scale = rate_scale * factor;
         self.state.counters.restores = restores + 1;
         self.version += 1;
