@@ -19,6 +19,8 @@ const MOST_BYTES: u64 = 8 << 30;
 const FEWEST_FRAMES: usize = 16;
 /// What readers of structure files divide by; toys are written in their own numbers.
 const ANGSTROMS_PER_NM: f64 = 10.0;
+/// What `forces` says where frames of the trajectory hold them.
+const IN_TRAJECTORY: &str = "trajectory";
 /// Nearest neighbours of beads are this far apart (nm), else the unit is not what was said.
 const NEIGHBOURS_NM: std::ops::Range<f64> = 0.05..1.0;
 /// Of frames that are left as they are turned.
@@ -92,6 +94,24 @@ pub struct DataSettings {
     /// Simulate the data with this program instead of reading them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub simulate: Option<SimulateData>,
+}
+
+impl DataSettings {
+    /// The same with paths that mean the same everywhere; relative ones are those of `folder`.
+    pub fn absolute(&self, folder: &Path) -> Self {
+        let join = |path: &PathBuf| folder.join(path);
+        // The word for forces in the trajectory itself is no path.
+        let forces = self.forces.as_ref().map(|f| if f == Path::new(IN_TRAJECTORY) { f.clone() } else { join(f) });
+        DataSettings {
+            trajectory: self.trajectory.as_ref().map(|t| match t {
+                Paths::One(path) => Paths::One(join(path)),
+                Paths::Several(paths) => Paths::Several(paths.iter().map(join).collect()),
+            }),
+            topology: self.topology.as_ref().map(join),
+            forces,
+            ..self.clone()
+        }
+    }
 }
 
 /// Data of a built-in toy, made when they are needed.
@@ -419,7 +439,7 @@ fn read(settings: &DataSettings, folder: &Path, units: UnitSystem) -> Result<Raw
         }
     }
     let Some(mut raw) = all else { return usage("[data]: trajectory names no file") };
-    let from_frames = settings.forces.as_deref() == Some(Path::new("trajectory"));
+    let from_frames = settings.forces.as_deref() == Some(Path::new(IN_TRAJECTORY));
     match &settings.forces {
         None => raw.forces = None,
         Some(_) if from_frames && raw.forces.is_none() => {

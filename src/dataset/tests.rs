@@ -184,6 +184,10 @@ fn bad_data_are_refused_with_a_remedy() {
         ..settings("point.npy")
     };
     assert!(TrainingData::load(&toy, dir.path(), Some(1), 0).is_ok());
+    // A recipe that is copied elsewhere still finds its files.
+    let moved = DataSettings { forces: Some("trajectory".into()), ..base.clone() }.absolute(dir.path());
+    assert_eq!(moved.trajectory, Some(Paths::One(dir.path().join("good.dcd"))));
+    assert_eq!(moved.forces, Some("trajectory".into()));
     // Elements and masses must be known.
     let message = TrainingData::load(&DataSettings { topology: None, select: None, ..settings("nm.npy") }, dir.path(), None, 0)
         .unwrap_err()

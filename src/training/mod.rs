@@ -196,7 +196,8 @@ fn train<T: SimdReal + Root>(
     let metrics = match recorded {
         None => {
             prepare_directory(&out, request.overwrite)?;
-            let text = toml::to_string(&request.recipe).map_err(|e| Error::Run(e.to_string()))?;
+            let recipe = Recipe { data: request.recipe.data.absolute(&request.folder), ..request.recipe.clone() };
+            let text = toml::to_string(&recipe).map_err(|e| Error::Run(e.to_string()))?;
             write_atomically(&out.join(RECIPE_FILE), |w| w.write_all(text.as_bytes()))?;
             TableWriter::create(out.join(METRICS_FILE), &COLUMNS, request.overwrite)?
         }
@@ -290,7 +291,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
             plan.held_out,
             plan.steps(),
             plan.batch,
-            residual.map_or(String::new(), |f| format!(", Fokker-Planck weight {} on {} of them", f.weight, f.fraction)),
+            residual.map_or(String::new(), |f| format!(", Fokker–Planck residual on {} of them with weight {}", percent(f.fraction), f.weight)),
             simd::current_isa(),
             T::DTYPE,
             self.runtime.threads(),
@@ -507,6 +508,11 @@ impl<T: SimdReal + Root> Run<'_, T> {
         ))
         .map_err(|e| Error::Run(e.to_string()))
     }
+}
+
+/// A fraction for people.
+fn percent(fraction: f64) -> String {
+    if fraction == 1.0 { "all".into() } else { format!("{:.0} %", 100.0 * fraction) }
 }
 
 /// Where the training data lie, see [`RangeColumn`](scorefield_models::scoremd::model::RangeColumn).
