@@ -187,7 +187,7 @@ fn mistakes_in_recipes_are_explained() {
         ("frames = 1000", "frames = 5", 2, vec!["5 frames", "16 or more"]),
         ("muller-brown:mass=0.5", "lj", 2, vec!["toy of one particle"]),
         ("[data]\n", "[data]\ntrajectory = \"a.npy\"\n", 2, vec!["one of them must go"]),
-        ("steps = 300", "steps = 300\nfokker-planck-fraction = 2.0", 1, vec!["fraction"]),
+        ("fokker-planck-fraction = 0.5", "fokker-planck-fraction = 2.0", 1, vec!["fraction"]),
         ("steps = 300", "steps = 300\nmidpoints = [0.5, 0.5]", 1, vec!["midpoint"]),
     ] {
         let path = recipe(dir.path(), |r| {

@@ -394,9 +394,10 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let stop = self.header.recipe.train.not_finite == Some(NotFinite::Stop);
         if stop || counters.restores >= MOST_RESTORES {
             let why = if stop { String::new() } else { format!(", after {} returns to a good state", counters.restores) };
+            let state = self.out.join(STATE_FILE);
+            let before = if state.exists() { format!("; {} is from before", state.display()) } else { String::new() };
             return Err(Error::Run(format!(
-                "{what}{why}; train with a smaller learning-rate, a smaller fokker-planck-weight or clip = {{ norm = 1.0 }}. The last state in {} is from before",
-                self.out.display()
+                "{what}{why}; train with a smaller learning-rate, a smaller fokker-planck-weight or clip = {{ norm = 1.0 }}{before}"
             )));
         }
         let good = self.trainer.restore_good(RESTORE_FACTOR);
@@ -499,10 +500,10 @@ impl<T: SimdReal + Root> Run<'_, T> {
         write_atomically(&self.out.join(SUMMARY_FILE), |w| writeln!(w, "{summary:#}"))?;
         let model = self.out.join(MODEL_FILE);
         let held_out = last.map_or(String::new(), |l| format!(", score matching on held-out frames {l:.4}"));
+        let speed = if steps == 0 { String::new() } else { format!("; {:.0} rows/s", steps as f64 * plan.batch as f64 / seconds) };
         print(format_args!(
-            "{} steps{held_out}; {:.0} rows/s here\nmodel: {}\nplot:  {}",
+            "{} steps{held_out}{speed}\nmodel: {}\nplot:  {}",
             plan.steps(),
-            steps as f64 * plan.batch as f64 / seconds,
             model.display(),
             self.out.join(PLOT_FILE).display()
         ))
