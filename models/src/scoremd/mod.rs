@@ -6,6 +6,7 @@
 //! `F(x) = kT c s(c x, t)` is a force, where `c` are model coordinates per nm. A mixture has one network per range of times.
 
 pub mod config;
+pub mod fixed_time;
 mod graph_transformer;
 mod kernels;
 mod linear;
