@@ -18,6 +18,6 @@ pub mod spec;
 pub mod testing;
 pub mod weights;
 
-pub use analytic::Toy;
+pub use analytic::{Toy, Trained};
 pub use error::{Error, Result};
 pub use spec::{Built, BuiltinInfo, ProviderSpec, builtins, parse_spec};

@@ -6,6 +6,7 @@
 //! `F(x) = kT c s(c x, t)` is a force, where `c` are model coordinates per nm. A mixture has one network per range of times.
 
 pub mod config;
+pub mod domain;
 pub mod fixed_time;
 mod graph_transformer;
 mod kernels;
@@ -18,6 +19,9 @@ pub mod network;
 #[cfg(test)]
 mod network_tests;
 pub mod process;
+pub mod provider;
+#[cfg(test)]
+mod provider_tests;
 
 pub use mixture::Mixture;
 pub use model::Model;

@@ -9,7 +9,7 @@ mod perceptron;
 mod product;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::config::{BeadFeatures, Body, ExpertConfig, Head, RESIDUE_TABLES};
 use crate::error::{Error, Result};
