@@ -19,6 +19,6 @@ pub mod testing;
 pub mod train;
 pub mod weights;
 
-pub use analytic::Toy;
+pub use analytic::{Toy, Trained};
 pub use error::{Error, Result};
 pub use spec::{Built, BuiltinInfo, ProviderSpec, builtins, parse_spec};

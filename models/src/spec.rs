@@ -24,6 +24,7 @@ use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
 use crate::mechanics::Mechanics;
+use crate::scoremd::provider::{ScoreProvider, ScoreSpec};
 use crate::so3lr::So3lrSpec;
 use crate::weights::WeightsFile;
 use scorefield_integrators::lane::{LaneKernel, LaneProvider};
@@ -40,7 +41,7 @@ const MAX_TOML_BYTES: u64 = 1 << 20;
 const MAX_XML_BYTES: u64 = 1 << 30;
 
 /// Learned architectures that weights may name.
-const ARCHITECTURES: &[&str] = &["ani2x", "ani1x", "ani1ccx"];
+const ARCHITECTURES: &[&str] = &["ani2x", "ani1x", "ani1ccx", crate::scoremd::model::ARCHITECTURE];
 
 /// A description of a force provider, as written on the command line or in a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +73,8 @@ pub enum ProviderSpec {
     Ani1ccx(AniSpec),
     /// SO3LR.
     So3lr(So3lrSpec),
+    /// A diffusion model's score.
+    Scoremd(ScoreSpec),
     /// A learned model from its weights.
     Weights {
         /// The safetensors file.
@@ -252,6 +255,15 @@ const KINDS: &[KindInfo] = &[
         parameters: &[
             parameter("weights", "", "the safetensors file of published weights"),
             parameter("cutoff", "", "cutoff of charges and dispersion, by default `1000 A` (gas phase)"),
+        ],
+    },
+    KindInfo {
+        name: "scoremd",
+        aliases: &[],
+        summary: "a trained diffusion model's score as mean forces of its temperature",
+        parameters: &[
+            parameter("weights", "", "the safetensors file that `scorefield train` wrote"),
+            parameter("t", "", "diffusion time at which forces are taken, by default what the file says (1e-5)"),
         ],
     },
     KindInfo {
@@ -444,6 +456,7 @@ impl ProviderSpec {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
+            ProviderSpec::Scoremd(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
                 inner.iter_mut().for_each(|s| s.resolve_paths(folder));
             }
@@ -524,8 +537,12 @@ impl ProviderSpec {
             ProviderSpec::Ani1ccx(s) => ani(s, AniModel::Ani1ccx),
             ProviderSpec::Weights { file } if AniProvider::recognises(file) => Ok(alone(AniProvider::open(file, None)?)),
             ProviderSpec::So3lr(s) => Ok(alone(s.build()?)),
+            ProviderSpec::Scoremd(s) => Ok(score(s.build()?)),
             ProviderSpec::Weights { file } => {
                 let weights = WeightsFile::read(file)?;
+                if weights.metadata().architecture == crate::scoremd::model::ARCHITECTURE {
+                    return Ok(score(ScoreSpec::of_weights(file, weights)?));
+                }
                 Err(Error::Unknown {
                     context: file.display().to_string(),
                     what: "architecture",
@@ -544,6 +561,10 @@ fn alone(provider: impl ForceProvider + 'static) -> Built {
 
 fn ani(spec: &AniSpec, model: AniModel) -> Result<Built> {
     Ok(alone(AniProvider::open(&spec.weights, Some(model))?))
+}
+
+fn score((provider, toy): (ScoreProvider, Option<Toy>)) -> Built {
+    Built { provider: Box::new(provider), toy, mechanics: None }
 }
 
 fn toy<K: LaneKernel>((kernel, toy): (K, Toy)) -> Built {

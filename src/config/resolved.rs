@@ -179,7 +179,7 @@ impl RunSettings {
         match self {
             RunSettings::Simulate(flags) => {
                 let usual = match (&subject.temperature, subject.kind) {
-                    (_, Kind::MeanForce { temperature_kelvin }) => Quantity::new(temperature_kelvin, "K"),
+                    (_, Kind::MeanForce { temperature_kelvin: t }) => reduced_or(t, (t, "K")),
                     (Some(t), _) => t.clone(),
                     _ => reduced_or(1.0, (300.0, "K")),
                 };

@@ -156,7 +156,7 @@ impl DoubleWellSpec {
         let mass = reader.positive("mass", &self.mass, Dimension::MASS)?;
         let x = reader.any("start", &self.start, Dimension::LENGTH)?;
         let system = System { axes: DoubleWell::AXES, ..System::particles("double-well", 1, mass) };
-        Ok((kernel, Toy { system, positions: vec![x, 0.0, 0.0], cell: None, temperature: one() }))
+        Ok((kernel, Toy { system, positions: vec![x, 0.0, 0.0], cell: None, temperature: one(), trained: None }))
     }
 }
 
@@ -198,6 +198,6 @@ impl DoubleWell2dSpec {
         let mass = reader.positive("mass", &self.mass, Dimension::MASS)?;
         let x = reader.any("start", &self.start, Dimension::LENGTH)?;
         let system = System { axes: DoubleWell2d::AXES, ..System::particles("double-well-2d", 1, mass) };
-        Ok((kernel, Toy { system, positions: vec![x, 0.0, 0.0], cell: None, temperature: one() }))
+        Ok((kernel, Toy { system, positions: vec![x, 0.0, 0.0], cell: None, temperature: one(), trained: None }))
     }
 }

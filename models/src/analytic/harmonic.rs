@@ -143,6 +143,6 @@ impl HarmonicSpec {
             kernel = kernel.centred_at(start.unwrap_or(&positions).to_vec())?;
         }
         let temperature = if si { Quantity::new(300.0, "K") } else { Quantity::bare(1.0) };
-        Ok((kernel, Toy { system, positions, cell: None, temperature }))
+        Ok((kernel, Toy { system, positions, cell: None, temperature, trained: None }))
     }
 }

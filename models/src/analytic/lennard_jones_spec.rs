@@ -76,7 +76,7 @@ impl LennardJonesSpec {
             let positions = cluster_positions(n, 2f64.powf(1.0 / 6.0) * sigma)?;
             let temperature = if si { Quantity::new(30.0, "K") } else { Quantity::bare(0.2) };
             let kernel = LennardJones::new(sigma, epsilon, reader.units)?;
-            return Ok((Box::new(LaneProvider::new(kernel)), Toy { system: system(n), positions, cell: None, temperature }));
+            return Ok((Box::new(LaneProvider::new(kernel)), Toy { system: system(n), positions, cell: None, temperature, trained: None }));
         };
         let cutoff = reader.positive("cutoff", cutoff, Dimension::LENGTH)?;
         let skin = self.skin.as_ref().map_or(Ok(0.4 * sigma), |s| reader.positive("skin", s, Dimension::LENGTH))?;
@@ -86,7 +86,7 @@ impl LennardJonesSpec {
         let cell = Some([side, 0.0, 0.0, 0.0, side, 0.0, 0.0, 0.0, side]);
         let temperature = if si { Quantity::new(86.0, "K") } else { Quantity::bare(0.728) };
         let provider = LennardJonesPeriodic::new(sigma, epsilon, cutoff, self.shift, skin, reader.units)?;
-        Ok((Box::new(provider), Toy { system: system(n), positions, cell, temperature }))
+        Ok((Box::new(provider), Toy { system: system(n), positions, cell, temperature, trained: None }))
     }
 }
 

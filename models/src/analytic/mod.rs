@@ -24,6 +24,7 @@ pub use lennard_jones_spec::LennardJonesSpec;
 pub use muller_brown::{MINIMA as MULLER_BROWN_MINIMA, MullerBrown, MullerBrownSpec, SADDLES as MULLER_BROWN_SADDLES};
 
 use crate::error::{Error, Result};
+use crate::scoremd::domain::Domain;
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::{Dimension, Quantity, System, UnitSystem};
 
@@ -38,6 +39,19 @@ pub struct Toy {
     pub cell: Option<Cell>,
     /// Temperature at which the model is usually studied: in K, or kT as a bare number in reduced units.
     pub temperature: Quantity,
+    /// What a trained model's file says of its data besides.
+    pub trained: Option<Trained>,
+}
+
+/// What a trained model's file says of its data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// Its beads as a PDB file.
+    pub pdb: Option<String>,
+    /// Some of the training data, each `[N, 3]` in nm or reduced units.
+    pub starts: Vec<Vec<f64>>,
+    /// Where the training data lie.
+    pub domain: Option<Domain>,
 }
 
 /// Reads the quantities of one model, in SI where any of them has a unit, else in reduced units.

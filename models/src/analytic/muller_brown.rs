@@ -118,6 +118,6 @@ impl MullerBrownSpec {
         let x = reader.any("x", &self.x, Dimension::LENGTH)?;
         let y = reader.any("y", &self.y, Dimension::LENGTH)?;
         let system = System { axes: MullerBrown::AXES, ..System::particles("muller-brown", 1, mass) };
-        Ok((MullerBrown::new(), Toy { system, positions: vec![x, y, 0.0], cell: None, temperature: Quantity::bare(23.0) }))
+        Ok((MullerBrown::new(), Toy { system, positions: vec![x, y, 0.0], cell: None, temperature: Quantity::bare(23.0), trained: None }))
     }
 }

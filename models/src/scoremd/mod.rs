@@ -8,6 +8,8 @@
 #[cfg(test)]
 pub(crate) mod analytic;
 pub mod config;
+pub mod domain;
+pub mod fixed_time;
 pub mod fokker_planck;
 mod graph_transformer;
 pub mod initial;
@@ -22,6 +24,9 @@ pub mod network;
 #[cfg(test)]
 mod network_tests;
 pub mod process;
+pub mod provider;
+#[cfg(test)]
+mod provider_tests;
 pub mod published;
 pub mod trainer;
 
