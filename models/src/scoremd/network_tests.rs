@@ -459,17 +459,26 @@ fn gradients_are_derivatives_by_parameters() {
 
 #[test]
 fn a_row_alone_has_the_bits_of_a_row_among_others() {
-    fn check<T: SimdReal>(config: &ExpertConfig, systems: &[Vec<[u32; 4]>]) {
+    fn check<T: SimdReal>(config: &ExpertConfig, systems: &[Vec<[u32; 4]>], alike: bool) {
         let m = 67;
-        let (x, t, system) = inputs(config, systems.len(), m, 31);
+        let (x, mut t, mut system) = inputs(config, systems.len(), m, 31);
+        if alike {
+            let one = t[0];
+            t.fill(one);
+            system.fill(1);
+        }
         let (net, mut worker) = loaded::<T>(config, systems, &parameters(config, 9));
         let (energy, score) = evaluate(&mut *worker, &*net, &x, &t, &system);
         let d = net.dimension();
         for r in [0, 1, 25, 26, 63, 64, 66] {
-            let system = system.get(r..r + 1).unwrap_or(&[]);
-            let (e, s) = evaluate(&mut *worker, &*net, &x[r * d..(r + 1) * d], &t[r..r + 1], system);
-            assert_eq!(s, score[r * d..(r + 1) * d]);
+            // Beside a row at another time, which is what makes a block of rows that are not alike.
+            let pick = |v: &[f64], width: usize| [&v[r * width..(r + 1) * width], &v[..width]].concat();
+            let system: Vec<u32> = if system.is_empty() { vec![] } else { vec![system[r], 0] };
+            let (e, s) = evaluate(&mut *worker, &*net, &pick(&x, d), &[t[r], 0.5 * t[r] + 0.01], &system);
+            assert_eq!(s[..d], score[r * d..(r + 1) * d]);
             assert!(e[0] == energy[r] || !net.has_energy());
+            let (_, s) = evaluate(&mut *worker, &*net, &x[r * d..(r + 1) * d], &t[r..r + 1], system.get(..1).unwrap_or(&[]));
+            assert_eq!(s, score[r * d..(r + 1) * d]);
         }
         // The energy alone, and the score alone.
         if net.has_energy() {
@@ -482,8 +491,10 @@ fn a_row_alone_has_the_bits_of_a_row_among_others() {
         }
     }
     for (config, systems) in kinds() {
-        check::<f32>(&config, &systems);
-        check::<f64>(&config, &systems);
+        for alike in [false, true] {
+            check::<f32>(&config, &systems, alike);
+            check::<f64>(&config, &systems, alike);
+        }
     }
 }
 

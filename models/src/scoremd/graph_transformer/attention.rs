@@ -56,6 +56,40 @@ fn positions<V: Lanes>(t: V::Token, op: Positions<'_, V::Scalar>) {
 }
 
 kernel! {
+    /// From `[q, k, v]` of the beads of one configuration in the first rows to `[q, k + M x, v + M x]` of all configurations, which
+    /// have the same features. The sums are those of a product with `[LN(n), x]`, in its order.
+    Repeat {
+        beads: usize,
+        m: usize,
+        /// `[m, 3]`
+        x: &'a [T],
+        position: &'a [T],
+        qkv: &'a mut [T],
+        stride: usize,
+    } => repeat
+}
+
+#[inline(always)]
+fn repeat<V: Lanes>(t: V::Token, op: Repeat<'_, V::Scalar>) {
+    let (n, stride) = (INNER / V::LANES, op.stride / V::LANES);
+    let [m0, m1, m2] = [0, 1, 2].map(|c| row::<V>(t, op.position, c, INNER, INNER));
+    let qkv = V::slice_mut(t, op.qkv);
+    // The first rows are overwritten last.
+    for r in (0..op.m).rev() {
+        let x = &op.x[3 * r..][..3];
+        let [x0, x1, x2] = [V::splat(t, x[0]), V::splat(t, x[1]), V::splat(t, x[2])];
+        let (from, to) = ((r % op.beads) * stride, r * stride);
+        for v in 0..n {
+            qkv[to + v] = qkv[from + v];
+            for part in 1..3 {
+                let at = part * n + v;
+                qkv[to + at] = x2.mul_add(m2[v], x1.mul_add(m1[v], x0.mul_add(m0[v], qkv[from + at])));
+            }
+        }
+    }
+}
+
+kernel! {
     /// Weights and outputs of all heads; stacked, except for weights.
     Attend {
         dual: bool,

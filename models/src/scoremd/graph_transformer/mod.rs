@@ -23,7 +23,7 @@ use super::mlp::negate;
 use super::network::{Network, Rows, Worker};
 use super::process::TimeRange;
 use crate::matrix::{Outer, PAD, Panels, Start, add_columns, padded};
-use attention::{Attend, AttendBack, INNER, Positions, ToCoordinates, ToPosition};
+use attention::{Attend, AttendBack, INNER, Positions, Repeat, ToCoordinates, ToPosition};
 use scorefield_integrators::Real;
 use scorefield_integrators::simd::{AlignedBuffer, SimdReal};
 use std::sync::Arc;
@@ -498,12 +498,15 @@ impl<T: SimdReal> GraphWorker<T> {
         }
     }
 
-    fn forward(&mut self, rows: Rows<'_, T>, u: Option<&[T]>, block: Block) {
+    /// From coordinates to the last features. With `parameters`, everything is kept that gradients to parameters need.
+    fn forward(&mut self, rows: Rows<'_, T>, u: Option<&[T]>, parameters: bool, block: Block) {
         self.reserve(block);
         self.begin(rows, u, block);
         let Block { m, dual, stacked, lanes } = block;
         let (h, beads) = (self.shape.width, self.shape.beads);
         let (y1_stride, inner) = (self.y1_stride(), self.inner_stride());
+        // In dynamics all configurations have the same time, hence the same features before the first attention.
+        let alike = !parameters && rows.t.iter().all(|t| *t == rows.t[0]) && rows.system.iter().all(|s| *s == rows.system[0]);
         for l in 0..self.state.len() {
             let (done, rest) = self.state.split_at_mut(l + 1);
             let s = &mut done[l];
@@ -511,10 +514,12 @@ impl<T: SimdReal> GraphWorker<T> {
             let w = &self.weights.layers[l];
             // Before the first attention nothing depends on coordinates.
             let dual_before = dual && l > 0;
-            let stacked_before = if dual_before { stacked } else { m };
+            let repeated = alike && l == 0;
+            let m_before = if repeated { beads } else { m };
+            let stacked_before = if dual_before { stacked } else { m_before };
             Normalise {
                 dual: dual_before,
-                m,
+                m: m_before,
                 width: h,
                 scale: &w.ln1.scale,
                 bias: &w.ln1.bias,
@@ -527,9 +532,16 @@ impl<T: SimdReal> GraphWorker<T> {
             }
             .run();
             for (y, x) in s.y1.chunks_exact_mut(y1_stride).zip(self.common.x.chunks_exact(3)).take(stacked_before) {
-                y[h..h + 3].copy_from_slice(x);
+                if repeated {
+                    y[h..h + 3].fill(T::default());
+                } else {
+                    y[h..h + 3].copy_from_slice(x);
+                }
             }
-            w.qkv.apply(stacked_before, &s.y1, y1_stride, Start::Bias(&w.qkv_bias, m), &mut s.qkv, QKV);
+            w.qkv.apply(stacked_before, &s.y1, y1_stride, Start::Bias(&w.qkv_bias, m_before), &mut s.qkv, QKV);
+            if repeated {
+                Repeat { beads, m, x: &self.common.x, position: &w.position, qkv: &mut s.qkv, stride: QKV }.run();
+            }
             if dual && !dual_before {
                 Positions { m, x: &self.common.x[3 * m..], position: &w.position, qkv: &mut s.qkv[m * QKV..], stride: QKV }.run();
             }
@@ -771,7 +783,7 @@ impl<T: SimdReal> GraphWorker<T> {
         let d = 3 * beads;
         let block = Block::new(rows.len() * beads, false);
         let m = block.m;
-        self.forward(rows, None, block);
+        self.forward(rows, None, false, block);
         let (w, c) = (&self.weights, &mut self.common);
         if self.shape.head == Head::Score {
             let Some(score) = score else { return };
@@ -807,7 +819,7 @@ impl<T: SimdReal> GraphWorker<T> {
         if self.shape.head == Head::Score {
             let Some(u) = u else { return };
             let block = Block::new(rows.len() * beads, false);
-            self.forward(rows, None, block);
+            self.forward(rows, None, true, block);
             let g = &mut self.back.qkv;
             let (n, wide) = (rows.len(), padded(d));
             g.reserve(n * wide);
@@ -826,7 +838,7 @@ impl<T: SimdReal> GraphWorker<T> {
         }
         let block = Block::new(rows.len() * beads, u.is_some());
         let Block { m, stacked, .. } = block;
-        self.forward(rows, u, block);
+        self.forward(rows, u, true, block);
         let (w, c) = (&self.weights, &mut self.common);
         match a {
             Some(a) => {
