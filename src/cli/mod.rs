@@ -1,6 +1,7 @@
 //! The command line: one file per command, each with its `Args` and a `run(args, runtime)`. A new command is a file here,
 //! one arm of `Command` and one line in `dispatch`.
 
+mod consistency;
 mod convert;
 mod drive;
 mod evaluate;
@@ -95,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),
         Command::Convert(flags) => start(flags, global, convert::run),
+        Command::Consistency(flags) => start(flags, global, consistency::run),
         Command::Drive(flags) => start(flags, global, drive::run),
     }
 }
