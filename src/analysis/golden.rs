@@ -64,3 +64,36 @@ impl Golden {
         self.values[name].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap())).collect()
     }
 }
+
+#[test]
+fn metrics_of_numpy_and_scipy() {
+    use super::divergence::{histogram_js, pair_distance_js};
+    use super::pmf::PmfGrid;
+    use super::transition::{TransitionMatrix, assign};
+    use super::wasserstein::wasserstein1;
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/consistency/fixture.json");
+    let fixture: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let value = |name: &str| fixture[name].as_f64().unwrap();
+    let list = |name: &str| -> Vec<f64> {
+        fixture[name].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap())).collect()
+    };
+    let [pa, pb] = ["a", "b"].map(|name| list(name).chunks_exact(2).map(|p| [p[0], p[1]]).collect::<Vec<_>>());
+    let limits = list("limits");
+    let limits = [[limits[0], limits[1]], [limits[2], limits[3]]];
+    close(histogram_js(&pa, &pb, 10, None), value("js_range_10"), "JS over the range of the data");
+    close(histogram_js(&pa, &pb, 10, Some(limits)), value("js_limits_10"), "JS within limits");
+    let grid = PmfGrid::new(limits, 12);
+    close(grid.squared_error(&pa, &pb), value("pmf_12"), "PMF");
+    close(grid.weighted_js(&pa, &pb), value("mjs_12"), "MJS");
+    let (xa, xb) = (list("beads_a"), list("beads_b"));
+    close(pair_distance_js(&xa, &xb, 6, 1), value("pairs_offset_1"), "pairs");
+    close(pair_distance_js(&xa, &xb, 6, 3), value("pairs_offset_3"), "pairs, offset 3");
+    let first = |points: &[[f64; 2]]| points.iter().map(|p| p[0]).collect::<Vec<_>>();
+    close(wasserstein1(&first(&pa), &first(&pb)), value("wasserstein_x"), "W1");
+    let centres = list("centres");
+    let matrix = |name: &str| TransitionMatrix::count([&assign(&list(name), 2, &centres)[..]], 3, 1);
+    let (p, q) = (matrix("a"), matrix("b"));
+    p.probabilities().iter().zip(list("transition_matrix_a")).for_each(|(got, want)| close(*got, want, "transition"));
+    close(p.divergence(&q), value("transition_js"), "transitions");
+    p.mean_first_passage_times().iter().zip(list("passage_times_a")).for_each(|(got, want)| close(*got, want, "passage"));
+}

@@ -4,7 +4,7 @@ use super::input::show_file_warnings;
 use super::{Outcome, Runtime, print};
 use crate::consistency::{CoordinateChoice, Settings, Source, Trajectory, compare};
 use crate::error::{Error, usage};
-use crate::io::{FrameRange, Selection, write_atomically};
+use crate::io::{Selection, write_atomically};
 use crate::report::consistency::{files, table};
 use anyhow::Result;
 use scorefield_integrators::System;
@@ -39,18 +39,24 @@ pub(super) struct ConsistencyFlags {
     /// Structure file that says which atoms the reference has
     #[arg(long, value_name = "FILE")]
     pub(super) topology: Option<PathBuf>,
-    /// Atoms that are compared: indices from 0 (`4,6,8`), or a selection such as `name CA`
+    /// Atoms of the reference that are compared: indices from 0 (`4,6,8`), or a selection such as `name CA`
     #[arg(long, value_name = "SELECTION")]
     pub(super) select: Option<String>,
+    /// The same for samples and simulation, where they have more atoms [default: --select]
+    #[arg(long, value_name = "SELECTION")]
+    pub(super) model_select: Option<String>,
     /// Independent samples of the model
     #[arg(long, value_name = "TRAJ", num_args = 1..)]
     pub(super) samples: Vec<PathBuf>,
     /// Simulation with the model's forces: a trajectory, or the directory of a run
     #[arg(long, value_name = "TRAJ", num_args = 1..)]
     pub(super) simulation: Vec<PathBuf>,
-    /// Structure file of samples and simulation [default: the selected atoms of the reference]
+    /// Structure file that says which atoms the samples have [default: those selected of the reference]
     #[arg(long, value_name = "FILE")]
-    pub(super) model_topology: Option<PathBuf>,
+    pub(super) samples_topology: Option<PathBuf>,
+    /// The same for the simulation
+    #[arg(long, value_name = "FILE")]
+    pub(super) simulation_topology: Option<PathBuf>,
     /// Replicas that take turns in a file of the simulation [default: what the run's directory says, else 1]
     #[arg(long, value_name = "N")]
     pub(super) replicas: Option<usize>,
@@ -122,17 +128,29 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
     }
     let reference = reference(&flags)?;
     let beads = Some(reference.system.clone());
-    let other = |name: &str, paths: &[PathBuf], replicas: Option<usize>, range: FrameRange| -> Result<Option<Trajectory>> {
-        if paths.is_empty() {
+    let select = flags.model_select.as_ref().or(flags.select.as_ref()).map(|text| text.parse::<Selection>());
+    let select = select.transpose().map_err(|e| Error::Usage(format!("--model-select: {e}")))?;
+    let load = |source: Source| -> Result<Option<Trajectory>> {
+        if source.paths.is_empty() {
             return Ok(None);
         }
-        let select = flags.select.as_deref().map(str::parse::<Selection>).transpose()?;
-        let (paths, topology, system) = (paths.to_vec(), flags.model_topology.clone(), beads.clone());
-        let bare = reference.atoms() == 1;
-        Ok(Some(Trajectory::load(&Source { name: name.into(), paths, topology, system, select, range, replicas, bare })?))
+        let (system, select, bare) = (beads.clone(), select.clone(), toy(&flags));
+        Ok(Some(Trajectory::load(&Source { system, select, bare, ..source })?))
     };
-    let samples = other("samples", &flags.samples, None, FrameRange::default())?;
-    let simulation = other("simulation", &flags.simulation, flags.replicas, parse("simulation-frames", &flags.simulation_frames)?)?;
+    let samples = load(Source {
+        name: "samples".into(),
+        paths: flags.samples.clone(),
+        topology: flags.samples_topology.clone(),
+        ..Source::default()
+    })?;
+    let simulation = load(Source {
+        name: "simulation".into(),
+        paths: flags.simulation.clone(),
+        topology: flags.simulation_topology.clone(),
+        range: parse("simulation-frames", &flags.simulation_frames)?,
+        replicas: flags.replicas,
+        ..Source::default()
+    })?;
     show_file_warnings(runtime);
 
     let outcome = runtime.pool.install(|| compare(&reference, samples.as_ref(), simulation.as_ref(), &settings))?;
@@ -147,9 +165,14 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
     Ok(Outcome::Done)
 }
 
+/// A toy's numbers have no unit.
+fn toy(flags: &ConsistencyFlags) -> bool {
+    flags.coordinates == Some(CoordinateChoice::Plane)
+}
+
 fn reference(flags: &ConsistencyFlags) -> Result<Trajectory> {
     let flag = |name: &'static str| move |e: crate::io::IoError| Error::Usage(format!("--{name}: {e}"));
-    let toy = flags.coordinates == Some(CoordinateChoice::Plane);
+    let toy = toy(flags);
     Ok(Trajectory::load(&Source {
         name: "reference".into(),
         paths: flags.reference.clone(),

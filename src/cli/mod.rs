@@ -47,6 +47,8 @@ enum Command {
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
+    #[command(after_long_help = consistency::EXAMPLES, after_help = consistency::EXAMPLES)]
+    Consistency(consistency::ConsistencyFlags),
     Drive(drive::DriveFlags),
 }
 

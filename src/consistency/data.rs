@@ -126,8 +126,8 @@ impl Trajectory {
         let (n, m) = (self.atoms(), reference.atoms());
         if n != m {
             return usage(format!(
-                "--{} has {n} atoms, but --reference has {m}; choose the same beads with --select, and say with --model-topology which atoms the samples and the simulation have",
-                self.name
+                "--{} has {n} atoms, but --reference has {m}; choose the same beads with --select and --model-select; --{}-topology says which atoms a file holds",
+                self.name, self.name
             ));
         }
         // Beads without an element are compared by their number only.

@@ -184,7 +184,11 @@ pub fn compare<'a>(
     }
     for set in std::iter::once(&reference).chain(&others) {
         if set.frames() < FEWEST_FRAMES {
-            return usage(format!("--{} has {} frames; {FEWEST_FRAMES} or more are needed to compare distributions", set.name, set.frames()));
+            return usage(format!(
+                "--{} has {} frames; {FEWEST_FRAMES} or more are needed to compare distributions",
+                set.name,
+                set.frames()
+            ));
         }
     }
     if settings.bins.is_some_and(|b| !(3..=1000).contains(&b)) {
@@ -192,8 +196,7 @@ pub fn compare<'a>(
     }
     let coordinates = Coordinates::choose(settings.coordinates, settings.torsions, reference, settings.lag)?;
     let bonds = observe::bonds(&reference.system);
-    let mut observed: Vec<Observed> =
-        std::iter::once(reference).chain(others).map(|t| Observed::of(t, &coordinates, &bonds)).collect();
+    let mut observed: Vec<Observed> = std::iter::once(reference).chain(others).map(|t| Observed::of(t, &coordinates, &bonds)).collect();
     let range = range_of(&[&observed[0].points]).unwrap_or([[0.0, 1.0]; 2]);
     let limits = settings.limits.or_else(|| coordinates.natural_limits()).unwrap_or(range);
     let states = match &settings.centres {
@@ -271,7 +274,12 @@ impl Task<'_> {
         for (k, &(i, j)) in bonds.iter().enumerate() {
             metrics.push((Metric::Bond(k), format!("bond_{i}_{j}_w1"), format!("bond {}–{}: W1", named(i), named(j)), "pm"));
         }
-        metrics.push((Metric::Transitions, "transitions_js".into(), format!("transitions of {} states: JS divergence", self.states), "nat"));
+        metrics.push((
+            Metric::Transitions,
+            "transitions_js".into(),
+            format!("transitions of {} states: JS divergence", self.states),
+            "nat",
+        ));
         // Memory of the reference, by cosines and sines where coordinates are angles.
         let chains = &observed[0].trajectory.chains;
         let points = &observed[0].points;

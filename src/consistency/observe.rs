@@ -91,7 +91,9 @@ impl Coordinates {
         let views: Vec<&[f64]> = chains.iter().map(Vec::as_slice).collect();
         match Tica::fit(&views, width, lag, 2) {
             Some(tica) if tica.components.len() == 2 => Ok(Coordinates::Tica(tica)),
-            _ => usage(format!("TICA finds no two components in the reference at a lag of {lag} frames; give a shorter --lag or more frames")),
+            _ => usage(format!(
+                "TICA finds no two components in the reference at a lag of {lag} frames; give a shorter --lag or more frames"
+            )),
         }
     }
 
@@ -267,8 +269,9 @@ mod tests {
     #[test]
     fn angles_near_the_seam_are_one_cluster() {
         let torsions = Coordinates::Torsions { atoms: [[0; 4]; 2], label: String::new() };
-        let points: Vec<[f64; 2]> =
-            (0..100).map(|i| if i % 4 == 0 { [0.5, 0.5] } else { [if i % 2 == 0 { 3.1 } else { -3.1 }, 0.01 * f64::from(i % 3)] }).collect();
+        let points: Vec<[f64; 2]> = (0..100)
+            .map(|i| if i % 4 == 0 { [0.5, 0.5] } else { [if i % 2 == 0 { 3.1 } else { -3.1 }, 0.01 * f64::from(i % 3)] })
+            .collect();
         let states = States::of_reference(&torsions, &points, 2, 0);
         let labels = states.of(&torsions, &points);
         assert!(labels.iter().enumerate().all(|(i, &s)| (s == 1) == (i % 4 == 0)), "{labels:?}");

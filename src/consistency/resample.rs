@@ -167,8 +167,7 @@ mod tests {
         let blocks: Vec<Range<usize>> = (0..8000).map(|i| i..i + 1).collect();
         for second in [4000, 16_000] {
             let got = floor(&blocks, 8000, second, 1, |a, b| histogram_js(&gather(a), &gather(b), 40, limits)).unwrap();
-            let truth: Vec<f64> =
-                (0..10).map(|s| histogram_js(&points(8000, 10 + s), &points(second, 30 + s), 40, limits)).collect();
+            let truth: Vec<f64> = (0..10).map(|s| histogram_js(&points(8000, 10 + s), &points(second, 30 + s), 40, limits)).collect();
             let mean = truth.iter().sum::<f64>() / 10.0;
             assert!((got.mean / mean - 1.0).abs() < 0.05, "{second}: {} for {mean}", got.mean);
         }

@@ -67,7 +67,11 @@ pub fn table(comparison: &Comparison) -> String {
         }
     }
     for set in comparison.sets.iter().filter(|s| s.broken_frames > 0) {
-        let _ = write!(text, "\n{}: {} of {} frames have a broken bond, in {} of {} chains", set.name, set.broken_frames, set.frames, set.broken_chains, set.chains);
+        let _ = write!(
+            text,
+            "\n{}: {} of {} frames have a broken bond, in {} of {} chains",
+            set.name, set.broken_frames, set.frames, set.broken_chains, set.chains
+        );
     }
     text
 }
@@ -242,7 +246,11 @@ fn page(outcome: &Outcome, title: &str, residual: Option<&ResidualCurve>) -> Str
         };
         let _ = writeln!(html, "<h2>Fokker–Planck residual</h2>\n<div class=\"card\">{}</div>", line_plot(&plot));
     }
-    let _ = writeln!(html, "<footer>scorefield {}. Numbers: report.json, metrics.csv, density.csv, marginals.csv.</footer>\n</main></body></html>", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(
+        html,
+        "<footer>scorefield {}. Numbers: report.json, metrics.csv, density.csv, marginals.csv.</footer>\n</main></body></html>",
+        env!("CARGO_PKG_VERSION")
+    );
     html
 }
 
@@ -354,8 +362,7 @@ fn time_series(outcome: &Outcome) -> Option<String> {
             Some(Series { name: o.trajectory.name.clone(), points, errors: Vec::new() })
         })
         .collect();
-    let plot =
-        LinePlot { title: "first chain".into(), x_label: "frame".into(), y_label: c.axes[0].into(), series, ..LinePlot::default() };
+    let plot = LinePlot { title: "first chain".into(), x_label: "frame".into(), y_label: c.axes[0].into(), series, ..LinePlot::default() };
     (!plot.series.is_empty()).then(|| line_plot(&plot))
 }
 
