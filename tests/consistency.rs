@@ -179,3 +179,34 @@ fn mistakes_are_named() {
     assert!(super::support::error(&output).contains("topology"));
     assert!(!Path::new(&out).exists());
 }
+
+#[test]
+fn trajectories_of_selected_atoms() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    let simulate = |out: &str, more: &[&str]| {
+        let args =
+            ["simulate", "--replicas", "3", "--steps", "40", "--trajectory-every", "10", "--log-every", "0", "--quiet", "--out", out];
+        run(&[&args[..], more].concat())
+    };
+    assert!(simulate(&at("all"), &[]).status.success());
+    assert!(simulate(&at("beads"), &["--select", "4,6,8,14,16"]).status.success());
+    // The same numbers as chosen afterwards, and a structure that fits them.
+    let structure = |run: &str| at(&format!("{run}/structure.pdb"));
+    let convert = |run: &str, more: &[&str]| {
+        let (from, to) = (at(&format!("{run}/trajectory.dcd")), at(&format!("{run}.xyz")));
+        succeed(&[&["convert", &from, &to, "--topology", &structure(run)][..], more].concat());
+        std::fs::read_to_string(to).unwrap()
+    };
+    let beads = convert("beads", &[]);
+    assert_eq!(beads.lines().next(), Some("5"));
+    assert_eq!(beads, convert("all", &["--select", "4,6,8,14,16"]));
+    // A resumed run goes on with the same atoms.
+    succeed(&["simulate", "--resume", &at("beads"), "--steps", "60", "--quiet"]);
+    assert!(simulate(&at("long"), &["--select", "4,6,8,14,16", "--steps", "60"]).status.success());
+    let bytes = |run: &str| std::fs::read(at(&format!("{run}/trajectory.dcd"))).unwrap();
+    assert_eq!(bytes("beads"), bytes("long"));
+    let output = simulate(&at("none"), &["--select", "name XX"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(super::support::error(&output).contains("--select"));
+}
