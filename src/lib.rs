@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod consistency;
 pub mod dataset;
 pub mod error;
 pub mod io;

@@ -10,18 +10,19 @@ use crate::analysis::statistics::block_average_of;
 use crate::checkpoint::{Checkpoint, FILE, Fnv, Header};
 use crate::config::{RunConfig, RunSettings, Sampling, Subject};
 use crate::error::{Error, Result, usage};
-use crate::io::{Frame, write_atomically, write_frames};
+use crate::io::{Frame, subsystem, write_atomically, write_frames};
 use crate::report::free_energy::FreeEnergyAccumulator;
 use crate::report::log::{Row, read_series};
 use crate::report::progress::Progress;
 use crate::report::summary::{DivergenceSummary, ExchangeSummary, PairSummary, SetSummary, Summary, plural};
 use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
-use outputs::Set;
+use outputs::{Set, Written};
 use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
 use scorefield_integrators::{Batch, Clock, DType, Ensemble, Exchange, Noise, UnitSystem, Want, simd};
 use start::Loaded;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Resolved settings in the output directory; a run can be repeated with them.
@@ -40,6 +41,8 @@ pub struct Simulation {
     ensemble: Ensemble,
     exchange: Option<Exchange>,
     sets: Vec<Set>,
+    /// Atoms of each replica that the trajectory holds, where not all.
+    written: Option<Written>,
     /// Counts φ and ψ at the lowest temperature.
     free_energy: Option<FreeEnergyAccumulator>,
     /// Positions of one replica.
@@ -108,8 +111,9 @@ impl Simulation {
         prepare_directory(&config.out, overwrite)?;
         let dtype = runtime.dtype.unwrap_or_default();
         let header = Header::new(settings, runtime.seed, loaded.inputs.clone());
-        let mut simulation =
-            Self::build(config, header, loaded, dtype, runtime, |config, batch| outputs::open(config, batch, overwrite, None))?;
+        let mut simulation = Self::build(config, header, loaded, dtype, runtime, |config, batch, written| {
+            outputs::open(config, batch, written, overwrite, None)
+        })?;
         simulation.write_config()?;
         simulation.write_structure(runtime);
         simulation.log()?;
@@ -142,10 +146,10 @@ impl Simulation {
         header.version = env!("CARGO_PKG_VERSION").into();
         let files = std::mem::take(&mut saved.header.files);
         let dtype = saved.dtype();
-        let mut simulation = Self::build(config, header, loaded, dtype, runtime, |_, _| Ok(Vec::new()))?;
+        let mut simulation = Self::build(config, header, loaded, dtype, runtime, |_, _, _| Ok(Vec::new()))?;
         simulation.restore(saved, directory)?;
         // Files are cut only after everything else was found to fit.
-        simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), false, Some(&files))?;
+        simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), simulation.written.as_ref(), false, Some(&files))?;
         simulation.update_members();
         simulation.write_config()?;
         if simulation.step() < simulation.config.steps {
@@ -160,10 +164,12 @@ impl Simulation {
         mut loaded: Loaded,
         dtype: DType,
         runtime: &Runtime,
-        open: impl FnOnce(&RunConfig, &Batch) -> Result<Vec<Set>>,
+        open: impl FnOnce(&RunConfig, &Batch, Option<&Written>) -> Result<Vec<Set>>,
     ) -> Result<Self> {
         let fresh = header.step == 0;
         start::prepare_masses(&mut loaded.frames, &config)?;
+        // Before anything moves, so that a resumed run chooses the same atoms.
+        let written = start::written_atoms(&loaded.frames, &config)?;
         if config.relax && fresh {
             start::relax(&mut loaded.frames, &*loaded.provider, dtype, &runtime.pool, &mut loaded.warnings)?;
         }
@@ -171,7 +177,7 @@ impl Simulation {
         let (batch, state) = start::replicate(&loaded.frames, &config, dtype, header.seed)?;
         let noise = Noise::new(header.seed);
         let dynamics = Dynamics::new(&config.dynamics, config.units, config.remove_drift)?;
-        let sets = open(&config, &batch)?;
+        let sets = open(&config, &batch, written.as_ref())?;
         let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
         let free_energy = free_energy(&config, &batch);
         let ensemble = Ensemble::new(batch, &state, &*loaded.provider, &dynamics, noise, runtime.pool.clone(), config.guard)?;
@@ -188,6 +194,7 @@ impl Simulation {
             ensemble,
             exchange,
             sets,
+            written,
             free_energy,
             scratch: Vec::new(),
             freedom,
@@ -460,6 +467,9 @@ impl Simulation {
         let system = self.ensemble.system(0);
         if cfg!(feature = "chemfiles") && system.types.iter().all(|&t| t > 0) {
             let mut frame = Frame::new(system.clone(), self.ensemble.positions(0).to_f64());
+            if let Some(atoms) = self.written.as_ref().and_then(|w| w.first()) {
+                frame = frame.subset(atoms, Arc::new(subsystem(system, atoms)));
+            }
             frame.cell = self.ensemble.cell(0).copied();
             if let Err(e) = write_frames(self.config.out.join(STRUCTURE_FILE), None, &[frame]) {
                 runtime.warn(format_args!("{e}; the trajectory has no structure beside it"));

@@ -223,21 +223,8 @@ pub struct Population {
 /// Jensen–Shannon divergence of two histograms with the same bins, in nats: 0 for equal shapes, ln 2 for disjoint ones.
 /// NaN where one of them is empty.
 pub fn jensen_shannon(p: &[u64], q: &[u64]) -> f64 {
-    let (np, nq) = (p.iter().sum::<u64>() as f64, q.iter().sum::<u64>() as f64);
-    if np == 0.0 || nq == 0.0 {
-        return f64::NAN;
-    }
-    let term = |a: f64, m: f64| if a > 0.0 { 0.5 * a * (a / m).ln() } else { 0.0 };
-    let sum: f64 = p
-        .iter()
-        .zip(q)
-        .map(|(&a, &b)| {
-            let (a, b) = (a as f64 / np, b as f64 / nq);
-            let m = 0.5 * (a + b);
-            term(a, m) + term(b, m)
-        })
-        .sum();
-    sum.max(0.0)
+    let weights = |h: &[u64]| h.iter().map(|&c| c as f64).collect::<Vec<_>>();
+    super::divergence::jensen_shannon(&weights(p), &weights(q))
 }
 
 #[cfg(test)]

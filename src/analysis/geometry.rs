@@ -7,6 +7,11 @@ fn point(positions: &[f64], atom: usize) -> Vector3<f64> {
     Vector3::new(positions[3 * atom], positions[3 * atom + 1], positions[3 * atom + 2])
 }
 
+/// Distance of two atoms in the unit of `positions` (`[N, 3]`).
+pub fn distance(positions: &[f64], i: usize, j: usize) -> f64 {
+    (point(positions, i) - point(positions, j)).norm()
+}
+
 /// Dihedral angle of `atoms` in radians, in (−π, π], with IUPAC's sign: positive where the far bond is turned clockwise
 /// looking along the middle bond. `positions` is `[N, 3]` in any length unit. Zero where three atoms lie on a line.
 pub fn dihedral(positions: &[f64], atoms: [usize; 4]) -> f64 {

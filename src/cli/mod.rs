@@ -1,6 +1,7 @@
 //! The command line: one file per command, each with its `Args` and a `run(args, runtime)`. A new command is a file here,
 //! one arm of `Command` and one line in `dispatch`.
 
+mod consistency;
 mod convert;
 mod drive;
 mod evaluate;
@@ -48,6 +49,8 @@ enum Command {
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
+    #[command(after_long_help = consistency::EXAMPLES, after_help = consistency::EXAMPLES)]
+    Consistency(consistency::ConsistencyFlags),
     Drive(drive::DriveFlags),
 }
 
@@ -98,6 +101,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),
         Command::Convert(flags) => start(flags, global, convert::run),
+        Command::Consistency(flags) => start(flags, global, consistency::run),
         Command::Drive(flags) => start(flags, global, drive::run),
     }
 }

@@ -138,6 +138,9 @@ pub struct RunFlags {
     /// Format of the trajectory: dcd, extxyz, xtc, trr, … [default: dcd]
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub trajectory_format: Option<String>,
+    /// Atoms that are written to the trajectory: `name CA`, `0-4,8` [default: all]
+    #[arg(long, value_name = "SELECTION", help_heading = "Output")]
+    pub select: Option<String>,
     /// Files of the trajectory [default: together]
     #[arg(long, value_name = "LAYOUT", help_heading = "Output")]
     pub trajectory_layout: Option<TrajectoryLayout>,

@@ -127,6 +127,8 @@ pub struct RunConfig {
     pub trajectory_every: u64,
     /// Format of the trajectory.
     pub trajectory_format: String,
+    /// Selection of atoms that the trajectory holds.
+    pub select: Option<String>,
     /// Files of the trajectory.
     pub trajectory_layout: TrajectoryLayout,
     /// Steps between checkpoints; 0 for none by steps.
@@ -263,6 +265,7 @@ impl RunSettings {
             log_format: run.log_format.unwrap_or_default(),
             trajectory_every: run.trajectory_every.unwrap_or(0),
             trajectory_format: run.trajectory_format.clone().unwrap_or_default(),
+            select: run.select.clone(),
             trajectory_layout: run.trajectory_layout.unwrap_or_default(),
             checkpoint_every: run.checkpoint_every.unwrap_or(0),
             checkpoint_minutes: minutes,

@@ -72,6 +72,8 @@ pub struct ReadOptions {
     pub format: Option<String>,
     /// Structure file that says which atoms a DCD, XTC, TRR or NetCDF file has.
     pub topology: Option<PathBuf>,
+    /// The same where it is in memory already; a file goes before it.
+    pub system: Option<Arc<System>>,
     /// Which frames.
     pub range: FrameRange,
     /// Which atoms.
@@ -158,6 +160,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn Source>> {
     let topology = match (&options.topology, format.info.topology) {
         (Some(file), _) => Some(read_structure(file)?.system),
         (None, true) => None,
+        (None, false) if options.system.is_some() => options.system.clone(),
         (None, false) => {
             return Err(IoError::format(
                 path,

@@ -293,7 +293,7 @@ const LEFT: f64 = 78.0;
 const TOP: f64 = 46.0;
 const BAR: f64 = LEFT + SIDE + 26.0;
 /// Shades of the colour bar.
-const LEVELS: usize = 128;
+pub(super) const LEVELS: usize = 128;
 
 fn svg_map(title: &str, map: &Landscape) -> String {
     let highest = map.free_energy.iter().copied().filter(|f| f.is_finite()).fold(0.0, f64::max);
@@ -365,7 +365,7 @@ const STOPS: [[f64; 3]; 7] = [
     [247.0, 241.0, 150.0],
 ];
 
-fn colour(level: usize) -> String {
+pub(super) fn colour(level: usize) -> String {
     let x = level as f64 / (LEVELS - 1) as f64 * (STOPS.len() - 1) as f64;
     let i = (x as usize).min(STOPS.len() - 2);
     let mixed = [0, 1, 2].map(|c| (STOPS[i][c] + (x - i as f64) * (STOPS[i + 1][c] - STOPS[i][c])).round() as u8);

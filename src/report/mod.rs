@@ -1,5 +1,6 @@
 //! What people see of a run: maps, curves and tables.
 
+pub mod consistency;
 pub mod free_energy;
 pub mod log;
 pub mod plots;

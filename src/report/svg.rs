@@ -51,6 +51,16 @@ impl Svg {
         self.push(format_args!(r#"<rect x="{}" y="{}" width="{}" height="{}" fill="{fill}"/>"#, Px(x), Px(y), Px(width), Px(height)));
     }
 
+    /// A filled shape of whole cells, in the language of SVG paths.
+    pub(super) fn path(&mut self, d: &str, fill: &str) {
+        self.push(format_args!(r#"<path d="{d}" fill="{fill}"/>"#));
+    }
+
+    /// A dot with a white rim.
+    pub(super) fn dot(&mut self, at: (f64, f64), radius: f64, fill: &str) {
+        self.push(format_args!(r##"<circle cx="{}" cy="{}" r="{radius}" fill="{fill}" stroke="#ffffff"/>"##, Px(at.0), Px(at.1)));
+    }
+
     /// An empty frame.
     pub(super) fn frame(&mut self, x: f64, y: f64, width: f64, height: f64, stroke: &str, dashes: &str) {
         self.push(format_args!(
@@ -149,7 +159,7 @@ impl std::fmt::Display for Px {
 }
 
 /// Names come from files: markup must not leave the text, and XML has no control characters.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.chars()
         .filter(|c| !c.is_control())
         .map(|c| match c {

@@ -4,10 +4,11 @@ use super::start::ANGSTROMS_PER_NM;
 use crate::checkpoint::SetFiles;
 use crate::config::{LogFormat, RunConfig, Sampling, TrajectoryLayout};
 use crate::error::{Error, Result};
-use crate::io::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
+use crate::io::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter, subsystem};
 use crate::report::log::{LogLayout, LogWriter, Row};
-use scorefield_integrators::{Batch, Ensemble, Exchange, UnitSystem};
+use scorefield_integrators::{Batch, Ensemble, Exchange, System, UnitSystem};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Log and trajectory of the replicas at one temperature.
 pub(super) struct Set {
@@ -17,9 +18,14 @@ pub(super) struct Set {
     pub(super) trajectory: Option<TrajectoryWriter>,
     /// Replicas that are at this temperature now, one per copy.
     pub(super) members: Vec<usize>,
+    /// Atoms of each replica `[R]` that the trajectory holds; `None` where it holds all.
+    written: Option<Written>,
     /// What positions are multiplied with for the trajectory: files are in Å, but reduced units are written as they are.
     scale: f64,
 }
+
+/// Atoms of each replica that are written, indices from 0.
+pub(super) type Written = Vec<Arc<[usize]>>;
 
 /// Names of the files of every set.
 struct Names {
@@ -74,7 +80,13 @@ fn trajectory_extension(format: &str) -> String {
 ///
 /// # Errors
 /// Where files are there already, are missing, or cannot be written.
-pub(super) fn open(config: &RunConfig, batch: &Batch, overwrite: bool, resume: Option<&[SetFiles]>) -> Result<Vec<Set>> {
+pub(super) fn open(
+    config: &RunConfig,
+    batch: &Batch,
+    written: Option<&Written>,
+    overwrite: bool,
+    resume: Option<&[SetFiles]>,
+) -> Result<Vec<Set>> {
     let names = names(config);
     if let Some(files) = resume.filter(|f| f.len() != names.len()) {
         return Err(Error::Run(format!("the checkpoint records files of {} temperatures, but the run has {}", files.len(), names.len())));
@@ -97,9 +109,9 @@ pub(super) fn open(config: &RunConfig, batch: &Batch, overwrite: bool, resume: O
         let trajectory = match recorded.map(|r| &r.trajectory[..]) {
             _ if config.trajectory_every == 0 => None,
             Some([]) => return Err(missing(&names.trajectory)),
-            lengths => Some(trajectory(config, names, batch, &members, overwrite, lengths)?),
+            lengths => Some(trajectory(config, names, batch, written, &members, overwrite, lengths)?),
         };
-        sets.push(Set { temperature, log, trajectory, members, scale });
+        sets.push(Set { temperature, log, trajectory, members, written: written.cloned(), scale });
     }
     Ok(sets)
 }
@@ -112,6 +124,7 @@ fn trajectory(
     config: &RunConfig,
     names: &Names,
     batch: &Batch,
+    written: Option<&Written>,
     members: &[usize],
     overwrite: bool,
     lengths: Option<&[FileLength]>,
@@ -128,7 +141,24 @@ fn trajectory(
         ..TrajectoryOptions::new(&names.trajectory, config.trajectory_every, dt)
     };
     // Files are numbered within their set: at one temperature of an exchange, by copy.
-    let systems = members.iter().map(|&r| batch.system(r).clone()).collect();
+    let whole = |r: usize| batch.system(r).clone();
+    let systems = match written {
+        None => members.iter().map(|&r| whole(r)).collect(),
+        Some(atoms) => {
+            // Replicas of one molecule go on sharing what is written of it.
+            let mut parts: Vec<(Arc<System>, Arc<[usize]>, Arc<System>)> = Vec::new();
+            let mut part = |r: usize| {
+                let same = |p: &&(Arc<System>, Arc<[usize]>, Arc<System>)| Arc::ptr_eq(&p.0, batch.system(r)) && p.1 == atoms[r];
+                if let Some(known) = parts.iter().find(same) {
+                    return known.2.clone();
+                }
+                let new = Arc::new(subsystem(batch.system(r), &atoms[r]));
+                parts.push((whole(r), atoms[r].clone(), new.clone()));
+                new
+            };
+            members.iter().map(|&r| part(r)).collect()
+        }
+    };
     let part = Batch::new(systems, (0..members.len() as u32).collect())?;
     Ok(match lengths {
         Some(lengths) => TrajectoryWriter::resume(&options, &part, lengths)?,
@@ -159,7 +189,12 @@ impl Set {
         let mut positions = writer.buffer();
         for &replica in &self.members {
             let view = ensemble.positions(replica);
-            positions.extend((0..view.len()).map(|k| view.get(k) * self.scale));
+            match &self.written {
+                None => positions.extend((0..view.len()).map(|k| view.get(k) * self.scale)),
+                Some(atoms) => {
+                    positions.extend(atoms[replica].iter().flat_map(|&i| 3 * i..3 * i + 3).map(|k| view.get(k) * self.scale));
+                }
+            }
         }
         let cells = self.members.iter().map(|&r| ensemble.cell(r).map(|c| c.map(|x| x * self.scale))).collect();
         writer.write(Report { step: ensemble.step(), time: Some(time), positions, velocities: None, cells })?;

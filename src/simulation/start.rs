@@ -226,6 +226,19 @@ pub(super) fn prepare_masses(frames: &mut [Frame], config: &RunConfig) -> Result
     Ok(())
 }
 
+/// The atoms that the trajectory holds, per replica; `None` where it holds all.
+///
+/// # Errors
+/// Where the selection fits nothing.
+pub(super) fn written_atoms(frames: &[Frame], config: &RunConfig) -> Result<Option<Vec<Arc<[usize]>>>> {
+    let Some(text) = &config.select else { return Ok(None) };
+    let wrong = |e: crate::io::IoError| Error::Usage(format!("--select: {e}"));
+    let selection: Selection = text.parse().map_err(wrong)?;
+    let chosen: Vec<Arc<[usize]>> =
+        frames.iter().map(|f| selection.atoms(f).map(Arc::from)).collect::<crate::io::Result<_>>().map_err(wrong)?;
+    Ok(Some(replicas(&config.sampling, frames.len()).into_iter().map(|f| chosen[f].clone()).collect()))
+}
+
 /// Moves every start structure downhill.
 ///
 /// # Errors

@@ -1,0 +1,251 @@
+//! `scorefield consistency`: do samples and simulations of a model agree with each other and with a reference?
+
+use super::input::show_file_warnings;
+use super::{Outcome, Runtime, print};
+use crate::consistency::{CoordinateChoice, Settings, Source, Trajectory, compare};
+use crate::error::{Error, usage};
+use crate::io::{Selection, write_atomically};
+use crate::report::consistency::{files, table};
+use anyhow::Result;
+use scorefield_integrators::System;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  # Samples and a simulation of a coarse-grained model against all-atom frames of its five beads
+  scorefield consistency --reference md.dcd --topology peptide.pdb --select 4,6,8,14,16 \\
+      --samples samples.dcd --simulation run --out report
+
+  # Two simulations of Müller–Brown's surface, each a directory that `scorefield simulate` wrote
+  scorefield consistency --reference run-1 --simulation run-2 --coordinates plane --limits -1.8,1.1,-0.5,2.0
+
+  # A protein's Cα beads: TICA at a lag of 20 frames, three states with centres of your own
+  scorefield consistency --reference ca.xtc --topology ca.pdb --samples samples.xtc --simulation sim.dcd \\
+      --replicas 100 --lag 20 --centres '0.9,0.1; 2.1,-0.4; 0.2,-1.0'
+
+Everything is in report.html, one file without links; its numbers are in report.json and in CSV files beside it. Every
+metric stands beside its floor, the value that two sets of the reference's own frames have.";
+
+/// Compare samples and simulations of a model with a reference, and with each other
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct ConsistencyFlags {
+    /// Reference: a trajectory (several are so many chains), or a directory that `scorefield simulate` wrote
+    #[arg(long, value_name = "TRAJ", num_args = 1..)]
+    pub(super) reference: Vec<PathBuf>,
+    /// Structure file that says which atoms the reference has
+    #[arg(long, value_name = "FILE")]
+    pub(super) topology: Option<PathBuf>,
+    /// Atoms of the reference that are compared: indices from 0 (`4,6,8`), or a selection such as `name CA`
+    #[arg(long, value_name = "SELECTION")]
+    pub(super) select: Option<String>,
+    /// The same for samples and simulation, where they have more atoms [default: --select]
+    #[arg(long, value_name = "SELECTION")]
+    pub(super) model_select: Option<String>,
+    /// Independent samples of the model
+    #[arg(long, value_name = "TRAJ", num_args = 1..)]
+    pub(super) samples: Vec<PathBuf>,
+    /// Simulation with the model's forces: a trajectory, or the directory of a run
+    #[arg(long, value_name = "TRAJ", num_args = 1..)]
+    pub(super) simulation: Vec<PathBuf>,
+    /// Structure file that says which atoms the samples have [default: those selected of the reference]
+    #[arg(long, value_name = "FILE")]
+    pub(super) samples_topology: Option<PathBuf>,
+    /// The same for the simulation
+    #[arg(long, value_name = "FILE")]
+    pub(super) simulation_topology: Option<PathBuf>,
+    /// Replicas that take turns in a file of the simulation [default: what the run's directory says, else 1]
+    #[arg(long, value_name = "N")]
+    pub(super) replicas: Option<usize>,
+    /// The same for the reference
+    #[arg(long, value_name = "N")]
+    pub(super) reference_replicas: Option<usize>,
+    /// Frames of each file of the reference, first:last:stride
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub(super) reference_frames: Option<String>,
+    /// Frames of each file of the simulation, first:last:stride
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub(super) simulation_frames: Option<String>,
+
+    /// The plane of the density [default: φ/ψ of a peptide, x/y of one particle, else TICA]
+    #[arg(long, value_name = "NAME", help_heading = "Metrics")]
+    pub(super) coordinates: Option<CoordinateChoice>,
+    /// Atoms of φ among those selected, from 0: `0,1,2,3`
+    #[arg(long, value_name = "ATOMS", help_heading = "Metrics", requires = "psi")]
+    pub(super) phi: Option<String>,
+    /// Atoms of ψ
+    #[arg(long, value_name = "ATOMS", help_heading = "Metrics", requires = "phi")]
+    pub(super) psi: Option<String>,
+    /// Bins per axis [default: 64 for angles, 100 for other densities]
+    #[arg(long, value_name = "N", help_heading = "Metrics")]
+    pub(super) bins: Option<usize>,
+    /// Range of both coordinates for the PMF error: `low,high,low,high` [default: -π to π, or the reference's]
+    #[arg(long, value_name = "NUMBERS", help_heading = "Metrics", allow_hyphen_values = true)]
+    pub(super) limits: Option<String>,
+    /// Frames between the ends of a transition; TICA's lag [default: 1]
+    #[arg(long, value_name = "FRAMES", help_heading = "Metrics")]
+    pub(super) lag: Option<usize>,
+    /// Number of states, found by k-means in the reference [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Metrics")]
+    pub(super) states: Option<usize>,
+    /// Centres of the states instead: `x,y; x,y; …`
+    #[arg(long, value_name = "POINTS", help_heading = "Metrics", conflicts_with = "states", allow_hyphen_values = true)]
+    pub(super) centres: Option<String>,
+    /// Most frames of each set in metrics without time, evenly spaced [default: all]
+    #[arg(long, value_name = "N", help_heading = "Metrics")]
+    pub(super) limit: Option<usize>,
+
+    /// Directory for the report [default: scorefield-consistency]
+    #[arg(long, short, value_name = "DIR", help_heading = "Output")]
+    pub(super) out: Option<PathBuf>,
+    /// Replace the report that is in the directory
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Output")]
+    #[serde(skip)]
+    pub(super) overwrite: Option<bool>,
+    /// Title of the page
+    #[arg(long, value_name = "TEXT", help_heading = "Output")]
+    pub(super) title: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where files cannot be read, do not fit each other, or the report cannot be written.
+pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome> {
+    if flags.reference.is_empty() {
+        return usage("--reference is missing: name a trajectory of the distribution that the model should have")?;
+    }
+    if flags.samples.is_empty() && flags.simulation.is_empty() {
+        return usage("there is nothing to compare: give --samples, --simulation, or both")?;
+    }
+    let settings = settings(&flags, runtime)?;
+    let out = flags.out.clone().unwrap_or_else(|| "scorefield-consistency".into());
+    if flags.overwrite != Some(true) && out.join("report.html").exists() {
+        return usage(format!("{} holds a report already; replace it (--overwrite), or write elsewhere (--out DIR)", out.display()))?;
+    }
+    let reference = reference(&flags)?;
+    let beads = Some(reference.system.clone());
+    let select = flags.model_select.as_ref().or(flags.select.as_ref()).map(|text| text.parse::<Selection>());
+    let select = select.transpose().map_err(|e| Error::Usage(format!("--model-select: {e}")))?;
+    let load = |source: Source| -> Result<Option<Trajectory>> {
+        if source.paths.is_empty() {
+            return Ok(None);
+        }
+        let (system, select, bare) = (beads.clone(), select.clone(), toy(&flags));
+        Ok(Some(Trajectory::load(&Source { system, select, bare, ..source })?))
+    };
+    let samples = load(Source {
+        name: "samples".into(),
+        paths: flags.samples.clone(),
+        topology: flags.samples_topology.clone(),
+        ..Source::default()
+    })?;
+    let simulation = load(Source {
+        name: "simulation".into(),
+        paths: flags.simulation.clone(),
+        topology: flags.simulation_topology.clone(),
+        range: parse("simulation-frames", &flags.simulation_frames)?,
+        replicas: flags.replicas,
+        ..Source::default()
+    })?;
+    show_file_warnings(runtime);
+
+    let outcome = runtime.pool.install(|| compare(&reference, samples.as_ref(), simulation.as_ref(), &settings))?;
+    print(table(&outcome.comparison))?;
+    let title = flags.title.clone().unwrap_or_else(|| "Samples, simulation and reference".into());
+    let record = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "title": title, "seed": settings.seed, "settings": flags });
+    std::fs::create_dir_all(&out).map_err(|e| Error::file("make the directory", &out, e))?;
+    for (name, content) in files(&outcome, &title, None, &record)? {
+        write_atomically(&out.join(name), |w| w.write_all(content.as_bytes()))?;
+    }
+    runtime.say(format_args!("wrote {}", out.join("report.html").display()));
+    Ok(Outcome::Done)
+}
+
+/// A toy's numbers have no unit.
+fn toy(flags: &ConsistencyFlags) -> bool {
+    flags.coordinates == Some(CoordinateChoice::Plane)
+}
+
+fn reference(flags: &ConsistencyFlags) -> Result<Trajectory> {
+    let flag = |name: &'static str| move |e: crate::io::IoError| Error::Usage(format!("--{name}: {e}"));
+    let toy = toy(flags);
+    Ok(Trajectory::load(&Source {
+        name: "reference".into(),
+        paths: flags.reference.clone(),
+        topology: flags.topology.clone(),
+        // The particle of a toy, which no structure file describes.
+        system: toy.then(|| Arc::new(System { axes: [true, true, false], ..System::particles("particle", 1, 1.0) })),
+        select: flags.select.as_deref().map(str::parse::<Selection>).transpose().map_err(flag("select"))?,
+        range: parse("reference-frames", &flags.reference_frames)?,
+        replicas: flags.reference_replicas,
+        bare: toy,
+    })?)
+}
+
+/// The value of a flag that is text, or its default.
+fn parse<T: FromStr + Default>(flag: &str, text: &Option<String>) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    Ok(text.as_deref().map_or(Ok(T::default()), str::parse).map_err(|e| Error::Usage(format!("--{flag}: {e}")))?)
+}
+
+/// `count` numbers between commas.
+fn numbers<T: FromStr, const N: usize>(flag: &str, text: &str) -> crate::Result<[T; N]> {
+    let values: Vec<T> = text.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+    match values.try_into() {
+        Ok(values) if text.split(',').count() == N => Ok(values),
+        _ => usage(format!("--{flag}: `{text}` is not {N} numbers between commas")),
+    }
+}
+
+fn settings(flags: &ConsistencyFlags, runtime: &Runtime) -> Result<Settings> {
+    let usual = Settings::default();
+    let torsions = match (&flags.phi, &flags.psi) {
+        (Some(phi), Some(psi)) => Some([numbers::<usize, 4>("phi", phi)?, numbers::<usize, 4>("psi", psi)?]),
+        (None, None) => None,
+        _ => return usage("--phi and --psi belong together")?,
+    };
+    let limits = match &flags.limits {
+        Some(text) => {
+            let [x0, x1, y0, y1] = numbers::<f64, 4>("limits", text)?;
+            if !(x0 < x1 && y0 < y1 && [x0, x1, y0, y1].iter().all(|v| v.is_finite())) {
+                return usage(format!("--limits: `{text}`: each low number must be below its high number"))?;
+            }
+            Some([[x0, x1], [y0, y1]])
+        }
+        None => None,
+    };
+    let centres = match &flags.centres {
+        Some(text) => {
+            let points = text.split(';').filter(|p| !p.trim().is_empty());
+            Some(points.map(|p| numbers::<f64, 2>("centres", p)).collect::<crate::Result<Vec<_>>>()?)
+        }
+        None => None,
+    };
+    for (flag, value, most) in
+        [("lag", flags.lag, 1_000_000), ("states", flags.states, 100), ("states", centres.as_ref().map(Vec::len), 100)]
+    {
+        if value.is_some_and(|v| v == 0 || v > most) {
+            return usage(format!("--{flag} is a number from 1 to {most}"))?;
+        }
+    }
+    if flags.limit.is_some_and(|l| l < crate::consistency::FEWEST_FRAMES) {
+        return usage(format!("--limit is {} or more", crate::consistency::FEWEST_FRAMES))?;
+    }
+    Ok(Settings {
+        coordinates: flags.coordinates.unwrap_or_default(),
+        torsions,
+        bins: flags.bins,
+        limits,
+        lag: flags.lag.unwrap_or(usual.lag),
+        states: flags.states.unwrap_or(usual.states),
+        centres,
+        limit: flags.limit,
+        seed: runtime.seed,
+    })
+}
