@@ -1,6 +1,7 @@
 //! Lines of text from outside: counted, bounded, UTF-8.
 
 use super::error::{IoError, Result};
+use super::warnings::warn;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,17 +15,24 @@ pub(crate) struct Lines {
     reader: BufReader<File>,
     buffer: Vec<u8>,
     number: usize,
+    /// The line last read ends as lines do; only a file's last may not.
+    ended: bool,
 }
 
 impl Lines {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| IoError::file("read", path, e))?;
-        Ok(Lines { path: path.to_owned(), reader: BufReader::with_capacity(1 << 16, file), buffer: Vec::new(), number: 0 })
+        Ok(Lines { path: path.to_owned(), reader: BufReader::with_capacity(1 << 16, file), buffer: Vec::new(), number: 0, ended: true })
     }
 
     /// Number of the line last read, from 1.
     pub(crate) fn number(&self) -> usize {
         self.number
+    }
+
+    /// False where the line last read has no end: the last of a file that was cut, or written without.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
     }
 
     /// The next line without its end, or `None` at the end of the file.
@@ -43,6 +51,7 @@ impl Lines {
                 "a line is longer than 1 MiB; this is no text file of its format",
             ));
         }
+        self.ended = self.buffer.last() == Some(&b'\n');
         while matches!(self.buffer.last(), Some(b'\n' | b'\r')) {
             self.buffer.pop();
         }
@@ -63,7 +72,8 @@ fn not_utf8(path: &Path, line: usize) -> IoError {
     }
 }
 
-/// Checks that a file is text that C++ and Rust strings can both hold: UTF-8 without NUL.
+/// Checks that a file is text that C++ and Rust strings can both hold: UTF-8 without NUL. Warns where its last line has no end:
+/// half a number reads as a number.
 pub(crate) fn check_text(path: &Path) -> Result<()> {
     let mut lines = Lines::open(path)?;
     while let Some(line) = lines.next()? {
@@ -71,6 +81,9 @@ pub(crate) fn check_text(path: &Path) -> Result<()> {
             let number = lines.number();
             return Err(not_utf8(path, number));
         }
+    }
+    if !lines.ended() {
+        warn(&format!("{}: the last line ({}) has no line end; the file may be cut there", path.display(), lines.number()));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::error::{IoError, Result};
 use super::frame::{Frame, cell_from_lengths_angles, cell_lengths_angles};
 use super::lines::Lines;
 use super::topology::{self, AtomRecord, Bonds};
+use super::warnings::warn;
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::units::NM_PER_ANGSTROM;
 use scorefield_integrators::{AtomName, System};
@@ -91,12 +92,19 @@ impl MmcifReader {
         let mut scan = Lines::open(&self.path)?;
         let mut cell = [None; 6];
         let names = ["length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"];
+        let mut closed = false;
         while let Some(line) = scan.next()? {
+            if !line.trim().is_empty() {
+                closed = line.starts_with('#');
+            }
             if let Some((key, value)) = line.strip_prefix("_cell").and_then(|l| l.get(1..)).and_then(|l| l.split_once(char::is_whitespace))
                 && let Some(k) = names.iter().position(|n| *n == key)
             {
                 cell[k] = number(value.trim());
             }
+        }
+        if !closed {
+            warn(&format!("{}: the file ends without `#`; it may be cut", self.path.display()));
         }
         if let [Some(a), Some(b), Some(c), Some(alpha), Some(beta), Some(gamma)] = cell
             && [a, b, c] != [1.0; 3]
@@ -158,6 +166,10 @@ impl MmcifReader {
             }
             self.part.append(&mut values);
             if self.part.len() == self.width && self.width > 0 {
+                if !self.lines.ended() {
+                    let what = "the last atom's line has no line end, so that its last value may not be whole";
+                    return Err(IoError::truncated(&self.path, self.frame, what));
+                }
                 return Ok(Some(std::mem::take(&mut self.part)));
             }
             if self.part.len() > self.width {

@@ -5,8 +5,9 @@
 //! ([`IoError`]: file, frame, place, remedy). All readers are our own, because chemfiles' crash on corrupt files; chemfiles
 //! writes SDF, MOL2, GRO, XTC, TRR, NetCDF and LAMMPS data, and evaluates selections by name.
 //!
-//! A file that ends inside a frame gives its whole frames and then [`IoError::Truncated`]. Text that is cut between two
-//! records of a format without an end mark cannot be told from a shorter file.
+//! A file that ends inside a frame gives its whole frames and then [`IoError::Truncated`]. Where the end of a text file is
+//! merely suspicious (a last line without line end, PDB without END, mmCIF without `#`, SDF without `$$$$`) there is a
+//! warning. A text that is cut between two frames cannot be told from a shorter file.
 //!
 //! ```no_run
 //! use scorefield::io::{ReadOptions, read_frames};

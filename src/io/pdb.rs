@@ -27,6 +27,8 @@ pub(crate) struct PdbReader {
     title: String,
     frame: usize,
     first: Option<Arc<System>>,
+    /// What says that the file was cut, if anything does.
+    cut: Option<String>,
 }
 
 /// Columns `from..to`, counted from 1 as the format's description does, without blanks; empty where the line is short.
@@ -62,11 +64,17 @@ impl PdbReader {
             title: String::new(),
             frame: 0,
             first: None,
+            cut: None,
         };
         // CONECT records come last, so that bonds of the first model need the whole file.
         let mut scan = Lines::open(path)?;
         let mut atoms = false;
+        let mut last = String::new();
         while let Some(line) = scan.next()? {
+            if !line.trim().is_empty() {
+                last.clear();
+                last.push_str(line);
+            }
             match record(line) {
                 "ATOM" | "HETATM" => atoms = true,
                 "ENDMDL" | "END" => reader.frames += usize::from(std::mem::take(&mut atoms)),
@@ -83,6 +91,11 @@ impl PdbReader {
             }
         }
         reader.frames += usize::from(atoms);
+        if !scan.ended() && is_part(&last) {
+            reader.cut = Some(format!("its last line `{}` is no whole record", last.trim_end()));
+        } else if record(&last) != "END" {
+            warn(&format!("{}: the file ends without END; it may be cut", path.display()));
+        }
         if reader.frames == 0 {
             return Err(IoError::content(path, None, None, "there are no ATOM or HETATM records in it"));
         }
@@ -178,13 +191,14 @@ impl PdbReader {
                 _ => {}
             }
         }
-        if records.is_empty() {
-            return Ok(None);
+        let truncated = |what: String| Err(IoError::truncated(&self.path, self.frame, what));
+        match &self.cut {
+            Some(what) => truncated(what.clone()),
+            None if in_model => truncated("MODEL without ENDMDL".into()),
+            None if records.is_empty() => Ok(None),
+            None if self.frame > 0 => truncated(format!("{} atoms, and no END or ENDMDL as after the frames before", records.len())),
+            None => Ok(Some((records, serials))),
         }
-        if in_model {
-            return Err(IoError::truncated(&self.path, self.frame, "MODEL without ENDMDL"));
-        }
-        Ok(Some((records, serials)))
     }
 
     /// CONECT pairs as indices into the records of a model.
@@ -215,6 +229,16 @@ fn record(line: &str) -> &str {
     let name = line.get(..6).unwrap_or(line).trim_end();
     // `TER` and `END` often come without the blanks that should follow.
     if name.starts_with("END") && name != "ENDMDL" { "END" } else { name }
+}
+
+/// True where a last line without line end is half a record.
+fn is_part(line: &str) -> bool {
+    match record(line) {
+        "ATOM" | "HETATM" => line.trim_end().len() < 54,
+        // The serial numbers have five columns each.
+        "CONECT" => line.len() < 16 || !(line.len() - 6).is_multiple_of(5),
+        name => !matches!(name, "END" | "ENDMDL" | "TER" | "MASTER" | "REMARK" | ""),
+    }
 }
 
 /// A file of all `frames` as models. chemfiles writes model numbers where OpenMM does not look for them.

@@ -5,6 +5,7 @@ use super::elements;
 use super::error::{IoError, Result};
 use super::frame::Frame;
 use super::lines::Lines;
+use super::warnings::warn;
 use scorefield_integrators::units::NM_PER_ANGSTROM;
 use scorefield_integrators::{AtomName, System};
 use std::path::{Path, PathBuf};
@@ -155,8 +156,10 @@ impl Source for SdfReader {
         let mut frame = Frame::new(Arc::new(system), positions);
         frame.title = title;
         let mut key: Option<String> = None;
+        let mut closed = false;
         while let Some(line) = self.lines.next()? {
             if line.starts_with("$$$$") {
+                closed = true;
                 break;
             }
             if line.starts_with('>') {
@@ -170,6 +173,12 @@ impl Source for SdfReader {
                 }
                 value.push_str(line.trim_end());
             }
+        }
+        // A MOL file is one molecule without a line of dollars.
+        if !closed
+            && (self.frame > 0 || !frame.properties.is_empty() || self.path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("mol")))
+        {
+            warn(&format!("{}: molecule {} ends without `$$$$`; the file may be cut", self.path.display(), self.frame));
         }
         frame.check(&self.path, self.frame)?;
         self.frame += 1;

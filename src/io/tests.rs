@@ -140,6 +140,39 @@ fn survives_cut_and_corrupt_files() {
     }
 }
 
+/// Text cut at any byte: an error, a warning, or whole frames as they were; never silently less of a structure.
+#[test]
+fn cut_text_is_never_silently_shorter() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = TWO.iter().map(|t| t.0).filter(|n| !matches!(*n, "two.dcd" | "two.xtc" | "two.trr" | "two.nc"));
+    for name in text.chain(["molecules.sdf", "molecules.mol2", "old-style.pdb"]) {
+        let bytes = fs::read(fixture(name)).unwrap();
+        let path = dir.path().join(name);
+        let options = options(name);
+        let whole: Vec<Frame> = read_frames(fixture(name), &options).unwrap().map(|f| f.unwrap()).collect();
+        let (mut errors, mut warned, mut silent) = (0, 0, 0);
+        // At and beside every line end, and at every seventh byte.
+        for cut in (1..bytes.len()).filter(|&c| c % 7 == 0 || bytes[c - 1..=c].contains(&b'\n')) {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            warnings::GIVEN.set(0);
+            match read_frames(&path, &options).and_then(|f| f.collect::<Result<Vec<_>>>()) {
+                Err(e) => {
+                    errors += 1;
+                    assert!(e.to_string().contains(name), "{name} cut at {cut}: {e}");
+                }
+                Ok(_) if warnings::GIVEN.get() > 0 => warned += 1,
+                Ok(frames) => {
+                    silent += 1;
+                    assert!(!frames.is_empty() && frames == whole[..frames.len()], "{name} cut at {cut} is silently another structure");
+                }
+            }
+        }
+        println!("{name}: {errors} errors, {warned} warnings, {silent} whole frames");
+        // Cuts between frames, and of blank lines at the end.
+        assert!(errors + warned > 9 * silent.max(1), "{name}: {silent} of {} cuts are silent", bytes.len());
+    }
+}
+
 /// The one place where an XTC or TRR file can be cut without anyone seeing: it is a shorter file then.
 fn cut_between_frames(bytes: &[u8], cut: usize) -> bool {
     bytes.get(cut..cut + 4) == bytes.get(..4) && cut > 0

@@ -8,8 +8,16 @@ const MOST: usize = 100;
 
 static SEEN: Mutex<(BTreeSet<String>, Vec<String>)> = Mutex::new((BTreeSet::new(), Vec::new()));
 
+#[cfg(test)]
+thread_local! {
+    /// Warnings that this thread gave, also those given before.
+    pub(crate) static GIVEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Keeps a warning, unless it was given before.
 pub(crate) fn warn(message: &str) {
+    #[cfg(test)]
+    GIVEN.set(GIVEN.get() + 1);
     // A poisoned lock only means that another thread panicked in here; the sets stay valid.
     let mut seen = SEEN.lock().unwrap_or_else(|e| e.into_inner());
     if seen.0.len() < MOST && !seen.0.contains(message) {
