@@ -23,10 +23,11 @@ enum Status { RUNS, FROZEN, DIVERGED };
 
 struct Run {
     Model model;
+    Constraints constraints;
     // [A, 3]: positions, velocities, forces; phase when all replicas were last seen in range.
     real *x, *v, *f, *good_x, *good_v;
-    // First atom of each replica [B + 1], first row of its system in the tables of masses [B], its global id [B].
-    const int *first, *table;
+    // First atom of each replica [B + 1], its system and the first row of that in the tables of masses [B], its global id [B].
+    const int *first, *system, *table;
     const u32* id;
     // [rows, 3]: 1/m, 1/√m and m; 0 for what does not move.
     const real *inverse_mass, *inverse_root_mass, *mass;
@@ -40,7 +41,7 @@ struct Run {
     // 1 where any replica diverged.
     int* any;
     u64 seed, end, check_every;
-    real position_limit, velocity_limit;
+    real position_limit, velocity_limit, bond_limit;
     int replicas;
     // Reals of one [N, 3] array and of a model's scratch in shared memory.
     int row, scratch;
@@ -48,8 +49,9 @@ struct Run {
     Stage stage[MOST_STAGES];
 };
 
-// The team's part of shared memory: rows of x, v and f, one real per thread, the model's scratch.
-DEVICE int team_reals(const Run& p) { return 3 * p.row + TEAM + p.scratch; }
+// The team's part of shared memory: rows of x, v and f, one real per thread, the model's scratch, and positions before a move
+// where there are rigid bonds.
+DEVICE int team_reals(const Run& p) { return (p.constraints.any ? 4 : 3) * p.row + TEAM + p.scratch; }
 
 // The smallest of all threads' numbers. `votes` holds one per thread.
 DEVICE int team_min(const Team& team, int mine, int* votes) {
@@ -87,8 +89,8 @@ KERNEL(run, Run) {
     if (p.status[r] != RUNS || step >= p.end) return;
     SHARED_REALS(reals);
     real* x = reals + team.index * team_reals(p);
-    real *v = x + p.row, *f = v + p.row, *lanes = f + p.row, *scratch = lanes + TEAM;
-    int begin = p.first[r], atoms = p.first[r + 1] - begin;
+    real *v = x + p.row, *f = v + p.row, *lanes = f + p.row, *scratch = lanes + TEAM, *old = scratch + p.scratch;
+    int begin = p.first[r], atoms = p.first[r + 1] - begin, system = p.system[r];
     const real *inverse_mass = p.inverse_mass + 3 * p.table[r], *inverse_root_mass = p.inverse_root_mass + 3 * p.table[r];
     const real* mass = p.mass + 3 * p.table[r];
     real root_kt = p.root_kt[r];
@@ -108,6 +110,9 @@ KERNEL(run, Run) {
         for (; step < look; ++step) {
             for (int s = 0; s < p.stages; ++s) {
                 const Stage& stage = p.stage[s];
+                if (p.constraints.any && (stage.kind == DRIFT || stage.kind == DIFFUSE)) {
+                    EACH(i, atoms) { store(old, i, load(x, i)); }
+                }
                 switch (stage.kind) {
                     case KICK:
                         EACH(i, atoms) {
@@ -151,6 +156,10 @@ KERNEL(run, Run) {
                         sync();
                         break;
                 }
+                if (p.constraints.any && stage.kind <= DIFFUSE) {
+                    After after = stage.kind == DRIFT ? DRIFTED : stage.kind == DIFFUSE ? DISPLACED : VELOCITY;
+                    correct(p.constraints, system, team, after, real(1) / stage.a, x, v, old);
+                }
             }
         }
         // A look: numbers out of range, NaN among them, send the replica back to where it was last seen in range.
@@ -163,11 +172,18 @@ KERNEL(run, Run) {
             }
         }
         sync();
+        // Too large a step first shows in rigid bonds that the correction cannot restore.
+        real broken = p.constraints.any ? worst_bond(p.constraints, system, team, x) : real(0);
+        if (!(broken <= p.bond_limit) && bad == none) bad = 6 * atoms;
         bad = team_min(team, bad, reinterpret_cast<int*>(lanes));
         diverged = bad != none;
+        sync();
+        lanes[team.lane] = broken;
+        sync();
         if (diverged && team.lane == 0) {
+            for (int lane = 0; lane < TEAM; ++lane) broken = larger(broken, lanes[lane]);
             p.where[r] = bad;
-            p.value[r] = bad < 3 * atoms ? x[bad] : v[bad - 3 * atoms];
+            p.value[r] = bad < 3 * atoms ? x[bad] : bad < 6 * atoms ? v[bad - 3 * atoms] : broken;
             p.status[r] = DIVERGED;
             *p.any = 1;
         }

@@ -83,7 +83,7 @@ pub struct Divergence {
 }
 
 /// Largest relative error of a rigid bond; single precision keeps 1e-6.
-const MOST_VIOLATION: f64 = 1e-3;
+pub(crate) const MOST_VIOLATION: f64 = 1e-3;
 
 /// A replica that diverges this often in a row is not restored again.
 const MOST_RESTORES: u32 = 10;
@@ -201,7 +201,11 @@ impl Chunk {
                 let Stop { replica: b, step, in_a_row, element, value } = stop;
                 let atoms3 = self.batch.range3(b).len();
                 let (quantity, unit) = if element < atoms3 { ("coordinate", " nm") } else { ("velocity", " nm/ps") };
-                let what = out_of_range(self.batch.system(b), quantity, unit, element % atoms3, value);
+                let what = if element < 2 * atoms3 {
+                    out_of_range(self.batch.system(b), quantity, unit, element % atoms3, value)
+                } else {
+                    broken(value)
+                };
                 let replica = self.batch.id(b);
                 if guard.policy == OnDivergence::Stop || in_a_row > MOST_RESTORES {
                     replicas.fetch_good(&mut self.good)?;
@@ -262,13 +266,13 @@ impl Chunk {
                 out_of_range(self.batch.system(b), quantity, unit, k % x.len(), value)
             } else {
                 // Too large a step first shows in rigid bonds that the correction cannot restore.
-                let broken = constraint::violation_of(&self.batch, &self.state, b);
-                if broken <= MOST_VIOLATION {
+                let error = constraint::violation_of(&self.batch, &self.state, b);
+                if error <= MOST_VIOLATION {
                     copy(&mut self.good, &self.state.phase, [x, v]);
                     self.restores[b] = 0;
                     continue;
                 }
-                format!("a rigid bond is off by {:.1} %", 100.0 * broken)
+                broken(error)
             };
             let (replica, step) = (self.batch.id(b), self.state.step);
             self.restores[b] += 1;
@@ -288,6 +292,11 @@ impl Chunk {
 /// The message about element `k` of the `[N, 3]` quantity of a replica.
 fn out_of_range(system: &System, quantity: &str, unit: &str, k: usize, value: f64) -> String {
     format!("{} {quantity} of {} is {value:.4}{unit}", ["x", "y", "z"][k % 3], system.describe_atom(k / 3))
+}
+
+/// The message about a rigid bond of relative error `error`.
+fn broken(error: f64) -> String {
+    format!("a rigid bond is off by {:.1} %", 100.0 * error)
 }
 
 /// Copies the elements in `ranges`.

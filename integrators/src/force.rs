@@ -101,6 +101,11 @@ impl Capabilities {
         Capabilities { devices: vec!["cpu", "cuda"], ..self }
     }
 
+    /// The same for a provider without kernels, made of others that may have some.
+    pub fn without_kernels(self) -> Self {
+        Capabilities { devices: vec!["cpu"], ..self }
+    }
+
     /// Checks that everything in `want` can be supplied.
     ///
     /// # Errors

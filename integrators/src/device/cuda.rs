@@ -128,7 +128,8 @@ impl Cuda {
 
 /// The user's directory for compiled kernels.
 fn cache() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let base =
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     base.map(|b| b.join("scorefield/kernels"))
 }
 

@@ -57,7 +57,9 @@ impl DeviceSpec {
             #[cfg(feature = "cuda")]
             DeviceSpec::Cuda { ordinal } => Ok(Some(Device(Arc::new(cuda::Cuda::open(ordinal)?)))),
             #[cfg(not(feature = "cuda"))]
-            DeviceSpec::Cuda { .. } => Err(no_device(self, "this program was built without CUDA", "build it with --features cuda, or use --device cpu")),
+            DeviceSpec::Cuda { .. } => {
+                Err(no_device(self, "this program was built without CUDA", "build it with --features cuda, or use --device cpu"))
+            }
         }
     }
 }

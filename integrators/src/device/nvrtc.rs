@@ -62,8 +62,18 @@ impl Nvrtc {
     }
 
     fn load(path: &std::path::Path) -> Option<Nvrtc> {
+        // Its own half looks for the other half by name alone, which finds nothing outside the system's directories unless it
+        // is there already.
+        let beside = path.parent().and_then(|d| std::fs::read_dir(d).ok()).into_iter().flatten().flatten().map(|e| e.path());
+        let is_other_half = |p: &PathBuf| {
+            let name = p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            name.starts_with("libnvrtc-builtins.so") && !name.contains(".alt.")
+        };
         // SAFETY: NVRTC's initialisation has no requirements; the signatures below are those of its documentation.
         unsafe {
+            for half in beside.filter(is_other_half) {
+                std::mem::forget(Library::new(half));
+            }
             let library = Library::new(path).ok()?;
             let (mut major, mut minor, mut n) = (0, 0, 0);
             let version = library.get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>("nvrtcVersion").ok()?;
@@ -115,17 +125,17 @@ impl Nvrtc {
         // destroyed on every way out.
         unsafe {
             let missing = |e: libloading::Error| fail(format!("NVRTC: {e}"));
-            let create = self
-                .library
-                .get::<unsafe extern "C" fn(
-                    *mut Handle,
-                    *const c_char,
-                    *const c_char,
-                    c_int,
-                    *const *const c_char,
-                    *const *const c_char,
-                ) -> c_int>("nvrtcCreateProgram")
-                .map_err(missing)?;
+            let create =
+                self.library
+                    .get::<unsafe extern "C" fn(
+                        *mut Handle,
+                        *const c_char,
+                        *const c_char,
+                        c_int,
+                        *const *const c_char,
+                        *const *const c_char,
+                    ) -> c_int>("nvrtcCreateProgram")
+                    .map_err(missing)?;
             let compile = self
                 .library
                 .get::<unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> c_int>("nvrtcCompileProgram")
@@ -154,7 +164,8 @@ impl Nvrtc {
                 sized(if machine_code { "CUBIN" } else { "PTX" }, handle)
             } else {
                 let log = sized("ProgramLog", handle).unwrap_or_default();
-                let log = CStr::from_bytes_until_nul(&log).map_or_else(|_| format!("status {status}"), |l| l.to_string_lossy().into_owned());
+                let log =
+                    CStr::from_bytes_until_nul(&log).map_or_else(|_| format!("status {status}"), |l| l.to_string_lossy().into_owned());
                 Err(fail(format!("NVRTC refuses the kernels for sm_{target}:\n{log}")))
             };
             destroy(&mut handle);

@@ -3,6 +3,7 @@
 use crate::array::DType;
 
 const PRELUDE: &str = include_str!("../../kernels/prelude.cu");
+const CONSTRAINT: &str = include_str!("../../kernels/constraint.cu");
 const STEP: &str = include_str!("../../kernels/step.cu");
 
 /// Text to compile.
@@ -26,7 +27,7 @@ impl Program {
     pub(super) fn new(model: &str, dtype: DType, atoms: usize) -> Self {
         let team = team(atoms);
         let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
-        let source = format!("#define TEAM {team}\n#define BLOCK {}\n{double}{PRELUDE}\n{model}\n{STEP}", block(team));
+        let source = format!("#define TEAM {team}\n#define BLOCK {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}", block(team));
         Program { source }
     }
 

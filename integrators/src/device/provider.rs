@@ -120,11 +120,7 @@ impl FusedLangevin for DeviceProvider {
         let stops = replicas.advance(plan, noise, end, &guard)?;
         replicas.fetch(Fetch::ALL, &mut state.phase, &mut out.forces)?;
         if let Some(stop) = stops.first() {
-            return Err(Error::Diverged {
-                replica: batch.id(stop.replica),
-                step: stop.step,
-                what: format!("a number is {}", stop.value),
-            });
+            return Err(Error::Diverged { replica: batch.id(stop.replica), step: stop.step, what: format!("a number is {}", stop.value) });
         }
         state.step = end;
         state.clock = Clock::Physical { time: end as f64 * plan.dt };

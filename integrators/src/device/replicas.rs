@@ -5,7 +5,8 @@ use super::program::{Program, block, team};
 use super::{Buffer, Device, DeviceModel, Grid, Module, no_device};
 use crate::array::{Array, DType};
 use crate::batch::Batch;
-use crate::ensemble::Guard;
+use crate::constraint::Constraints;
+use crate::ensemble::{Guard, MOST_VIOLATION};
 use crate::error::{Error, Result, invalid};
 use crate::fused::{Plan, Stage};
 use crate::noise::Noise;
@@ -43,20 +44,12 @@ impl Fetch {
 
     /// Both.
     pub fn with(self, o: Fetch) -> Fetch {
-        Fetch {
-            positions: self.positions || o.positions,
-            velocities: self.velocities || o.velocities,
-            forces: self.forces || o.forces,
-        }
+        Fetch { positions: self.positions || o.positions, velocities: self.velocities || o.velocities, forces: self.forces || o.forces }
     }
 
     /// What is here and not in `o`.
     pub fn without(self, o: Fetch) -> Fetch {
-        Fetch {
-            positions: self.positions && !o.positions,
-            velocities: self.velocities && !o.velocities,
-            forces: self.forces && !o.forces,
-        }
+        Fetch { positions: self.positions && !o.positions, velocities: self.velocities && !o.velocities, forces: self.forces && !o.forces }
     }
 }
 
@@ -69,9 +62,9 @@ pub struct Stop {
     pub step: u64,
     /// How often this happened in a row.
     pub in_a_row: u32,
-    /// Which number: an element of its positions `[N, 3]`, or that plus 3 N for velocities.
+    /// Which number: an element of its positions `[N, 3]`, that plus 3 N for velocities, or 6 N for a rigid bond.
     pub element: usize,
-    /// The number.
+    /// The number; of a rigid bond its relative error.
     pub value: f64,
 }
 
@@ -91,7 +84,11 @@ pub struct Replicas {
     good: Buffer,
     forces: Buffer,
     first: Buffer,
+    system: Buffer,
     table: Buffer,
+    /// Heads, atoms and parameters of clusters of rigid bonds.
+    constraints: [Buffer; 3],
+    rigid: bool,
     ids: Buffer,
     /// `1/m`, `1/√m` and `m`.
     masses: [Buffer; 3],
@@ -114,13 +111,6 @@ impl Replicas {
     /// # Errors
     /// Where the batch does not fit the device, or kernels cannot be compiled.
     pub fn new(device: &Device, model: &DeviceModel, provider: &str, batch: &Batch, dtype: DType) -> Result<Self> {
-        if let Some(b) = (0..batch.replicas()).find(|&b| !batch.system(b).constraints.is_empty()) {
-            return Err(no_device(
-                device.name(),
-                format!("{} has rigid bonds, for which there are no kernels", batch.system(b).name),
-                "use --device cpu, or a force field without constraints",
-            ));
-        }
         let (replicas, atoms) = (batch.replicas(), batch.atoms());
         if 3 * atoms > i32::MAX as usize {
             return invalid(format!("{atoms} atoms of all replicas are too many for one device; run fewer replicas"));
@@ -131,7 +121,8 @@ impl Replicas {
         let row = 3 * most;
         // Removal of the drift keeps three numbers in the scratch.
         let mut scratch = model.scratch.max(3);
-        let bytes = |scratch: usize| (3 * row + team + scratch) * real;
+        let rigid = batch.systems().iter().any(|s| !s.constraints.is_empty());
+        let bytes = |scratch: usize| ((3 + usize::from(rigid)) * row + team + scratch) * real;
         let limit = device.0.shared_memory();
         if bytes(scratch) > limit {
             return Err(no_device(
@@ -157,15 +148,14 @@ impl Replicas {
         // Rows of the tables of masses, one set per different system.
         let mut systems: Vec<(&Arc<System>, i32)> = Vec::new();
         let mut rows: [Vec<f64>; 3] = Default::default();
-        let mut table = Vec::with_capacity(replicas);
+        let mut of: Vec<i32> = Vec::with_capacity(replicas);
         for (b, system) in batch.systems().iter().enumerate() {
             let known = match b.checked_sub(1) {
-                Some(before) if Arc::ptr_eq(batch.system(before), system) => Some(table[before]),
-                _ => systems.iter().find(|(s, _)| Arc::ptr_eq(s, system)).map(|&(_, at)| at),
+                Some(before) if Arc::ptr_eq(batch.system(before), system) => Some(of[before]),
+                _ => systems.iter().position(|(s, _)| Arc::ptr_eq(s, system)).map(|k| k as i32),
             };
-            table.push(known.unwrap_or_else(|| {
-                let at = (rows[0].len() / 3) as i32;
-                systems.push((system, at));
+            of.push(known.unwrap_or_else(|| {
+                systems.push((system, (rows[0].len() / 3) as i32));
                 for &mass in &system.masses {
                     for active in system.axes {
                         let moves = mass > 0.0 && active;
@@ -174,8 +164,17 @@ impl Replicas {
                         rows[2].push(if moves { mass } else { 0.0 });
                     }
                 }
-                at
+                systems.len() as i32 - 1
             }));
+        }
+        let table: Vec<i32> = of.iter().map(|&s| systems[s as usize].1).collect();
+        let (mut head, mut members, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
+        for (system, _) in &systems {
+            for shape in Constraints::<f64>::new(system)?.tables() {
+                head.extend([shape.count, members.len(), parameters.len()].map(|k| k as i32));
+                members.extend(shape.atoms);
+                parameters.extend(shape.parameters);
+            }
         }
         let first: Vec<i32> = (0..replicas).map(|b| batch.range(b).start as i32).chain([atoms as i32]).collect();
         let [inverse, inverse_root, mass] = rows.map(|r| device.buffer_of(&reals(dtype, &r)));
@@ -193,7 +192,14 @@ impl Replicas {
             good: device.buffer(6 * atoms * real)?,
             forces: device.buffer(3 * atoms * real)?,
             first: device.buffer_of(pulp::bytemuck::cast_slice(&first))?,
+            system: device.buffer_of(pulp::bytemuck::cast_slice(&of))?,
             table: device.buffer_of(pulp::bytemuck::cast_slice(&table))?,
+            constraints: [
+                device.buffer_of(pulp::bytemuck::cast_slice(&head))?,
+                device.buffer_of(pulp::bytemuck::cast_slice(&members))?,
+                device.buffer_of(&reals(dtype, &parameters))?,
+            ],
+            rigid,
             ids: device.buffer_of(pulp::bytemuck::cast_slice(batch.ids()))?,
             masses: [inverse?, inverse_root?, mass?],
             root_kt: device.buffer(replicas * real)?,
@@ -275,12 +281,16 @@ impl Replicas {
         let half = (3 * self.atoms * self.real()) as u64;
         let mut p = Layout::new(self.dtype);
         p.nested(&self.model.parameters);
+        for buffer in &self.constraints {
+            p.pointer(Some(buffer));
+        }
+        p.int(i32::from(self.rigid));
         p.address(self.phase.at());
         p.address(self.phase.at() + half);
         p.pointer(Some(&self.forces));
         p.address(self.good.at());
         p.address(self.good.at() + half);
-        for buffer in [&self.first, &self.table, &self.ids].into_iter().chain(&self.masses) {
+        for buffer in [&self.first, &self.system, &self.table, &self.ids].into_iter().chain(&self.masses) {
             p.pointer(Some(buffer));
         }
         let rest = [&self.root_kt, &self.scale, &self.energy, &self.step, &self.status, &self.restores, &self.element, &self.value];
@@ -292,6 +302,7 @@ impl Replicas {
         p.long(guard.check_every.clamp(1, 1 << 62));
         p.real(guard.position);
         p.real(guard.velocity);
+        p.real(MOST_VIOLATION);
         for n in [self.replicas, self.row, self.scratch, plan.stages.len()] {
             p.int(n as i32);
         }

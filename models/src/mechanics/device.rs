@@ -12,7 +12,8 @@ fn atoms<const N: usize>(terms: &Terms<f64, N>) -> Field {
 
 /// Slots into which the bonded terms write, in the kernel's order; for each atom, the first of its list, and all lists.
 fn slots(tables: &Tables<f64>) -> [Vec<i32>; 2] {
-    let owners = tables.bonds.atoms.iter().flatten().chain(tables.angles.atoms.iter().flatten()).chain(tables.torsions.atoms.iter().flatten());
+    let owners =
+        tables.bonds.atoms.iter().flatten().chain(tables.angles.atoms.iter().flatten()).chain(tables.torsions.atoms.iter().flatten());
     let mut of_atom = vec![Vec::new(); tables.atoms];
     for (slot, &atom) in owners.enumerate() {
         of_atom[atom as usize].push(slot as i32);
