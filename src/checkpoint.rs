@@ -18,7 +18,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use scorefield_integrators::exchange::ExchangeState;
 use scorefield_integrators::simd::{self, Isa};
 use scorefield_integrators::state::{Cell, Clock};
-use scorefield_integrators::{Array, DType, State, View};
+use scorefield_integrators::{Array, DType, Device, State, View};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -63,6 +63,9 @@ pub struct Header {
     pub seed: u64,
     /// Instruction set that the bits depend on.
     pub isa: Isa,
+    /// Kind of device that the bits depend on; `cpu` for the host.
+    #[serde(default = "host")]
+    pub device: String,
     /// Steps done.
     pub step: u64,
     /// Replica exchange.
@@ -77,6 +80,11 @@ pub struct Header {
     pub directory: PathBuf,
 }
 
+/// The device of runs on the host, and of checkpoints from before there were others.
+fn host() -> String {
+    "cpu".into()
+}
+
 impl Header {
     /// The header of this program, machine and directory for a run of `settings`.
     pub fn new(settings: RunSettings, seed: u64, inputs: Vec<InputFile>) -> Self {
@@ -86,6 +94,7 @@ impl Header {
             settings,
             seed,
             isa: simd::current_isa(),
+            device: host(),
             step: 0,
             exchange: None,
             files: Vec::new(),
@@ -256,7 +265,8 @@ impl Checkpoint {
     pub fn check_machine(&self, directory: &Path) -> Result<()> {
         let fail = |path: PathBuf, what: String| Err(Error::Checkpoint { path, what });
         let (isa, saved) = (simd::current_isa(), self.header.isa);
-        if isa != saved {
+        // What happens on a device does not depend on the host's instruction set.
+        if isa != saved && self.header.device == host() {
             let path = directory.join(FILE);
             return if saved.available() {
                 fail(path, format!("the run was made with {saved}, which gives other bits than {isa}; add --isa {saved}"))
@@ -275,6 +285,19 @@ impl Checkpoint {
             }
         }
         Ok(())
+    }
+
+    /// Checks that replicas go on where they were: on the host, or on a device of the same kind.
+    ///
+    /// # Errors
+    /// What differs, with a remedy.
+    pub fn check_device(&self, directory: &Path, device: Option<&Device>) -> Result<()> {
+        let (now, saved) = (device.map_or("cpu", Device::kind), &self.header.device);
+        if now == saved {
+            return Ok(());
+        }
+        let what = format!("the run was made on {saved}, which gives other bits than {now}; resume it there, or begin another run");
+        Err(Error::Checkpoint { path: directory.join(FILE), what })
     }
 
     /// The precision of the run.

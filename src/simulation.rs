@@ -19,7 +19,9 @@ use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
 use outputs::{Set, Written};
 use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
-use scorefield_integrators::{Batch, Clock, DType, Ensemble, Exchange, Noise, UnitSystem, Want, simd};
+use scorefield_integrators::{
+    Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, UnitSystem, Want, simd,
+};
 use start::Loaded;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub struct Simulation {
     config: RunConfig,
     header: Header,
     ensemble: Ensemble,
+    /// Where the replicas are, unless on the host.
+    device: Option<Device>,
     exchange: Option<Exchange>,
     sets: Vec<Set>,
     /// Atoms of each replica that the trajectory holds, where not all.
@@ -108,10 +112,14 @@ impl Simulation {
         settings.complete(&loaded.subject)?;
         let (config, warnings) = settings.resolve(&loaded.subject)?;
         warnings.iter().for_each(|w| runtime.warn(w));
+        let device = open_device(&config, &*loaded.provider)?;
         prepare_directory(&config.out, overwrite)?;
         let dtype = runtime.dtype.unwrap_or_default();
-        let header = Header::new(settings, runtime.seed, loaded.inputs.clone());
-        let mut simulation = Self::build(config, header, loaded, dtype, runtime, |config, batch, written| {
+        let mut header = Header::new(settings, runtime.seed, loaded.inputs.clone());
+        if let Some(device) = &device {
+            header.device = device.kind().to_owned();
+        }
+        let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |config, batch, written| {
             outputs::open(config, batch, written, overwrite, None)
         })?;
         simulation.write_config()?;
@@ -142,11 +150,13 @@ impl Simulation {
         if config.steps < saved.header.step {
             return usage(format!("the run has {} steps already; --steps is the total, so give a larger one", saved.header.step));
         }
+        let device = open_device(&config, &*loaded.provider)?;
+        saved.check_device(directory, device.as_ref())?;
         let mut header = Header { settings, ..saved.header.clone() };
         header.version = env!("CARGO_PKG_VERSION").into();
         let files = std::mem::take(&mut saved.header.files);
         let dtype = saved.dtype();
-        let mut simulation = Self::build(config, header, loaded, dtype, runtime, |_, _, _| Ok(Vec::new()))?;
+        let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |_, _, _| Ok(Vec::new()))?;
         simulation.restore(saved, directory)?;
         // Files are cut only after everything else was found to fit.
         simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), simulation.written.as_ref(), false, Some(&files))?;
@@ -163,6 +173,7 @@ impl Simulation {
         header: Header,
         mut loaded: Loaded,
         dtype: DType,
+        device: Option<Device>,
         runtime: &Runtime,
         open: impl FnOnce(&RunConfig, &Batch, Option<&Written>) -> Result<Vec<Set>>,
     ) -> Result<Self> {
@@ -180,7 +191,11 @@ impl Simulation {
         let sets = open(&config, &batch, written.as_ref())?;
         let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
         let free_energy = free_energy(&config, &batch);
-        let ensemble = Ensemble::new(batch, &state, &*loaded.provider, &dynamics, noise, runtime.pool.clone(), config.guard)?;
+        let (provider, pool) = (&*loaded.provider, runtime.pool.clone());
+        let ensemble = match &device {
+            None => Ensemble::new(batch, &state, provider, &dynamics, noise, pool, config.guard)?,
+            Some(device) => Ensemble::on_device(batch, &state, provider, &dynamics, noise, pool, config.guard, device)?,
+        };
         let exchange = match &config.sampling {
             Sampling::Constant { .. } => None,
             Sampling::Exchange { temperatures, copies, .. } => {
@@ -192,6 +207,7 @@ impl Simulation {
             config,
             header,
             ensemble,
+            device,
             exchange,
             sets,
             written,
@@ -248,15 +264,16 @@ impl Simulation {
             (Some(t), _) => format!("{t}{unit}"),
             _ => String::new(),
         };
+        let place = match &self.device {
+            None => format!("{}, {}, {}", simd::current_isa(), self.ensemble.dtype(), plural(self.threads, "thread")),
+            Some(device) => format!("{}, {}", device.name(), self.ensemble.dtype()),
+        };
         runtime.say(format_args!(
-            "{} of {} ({}) under {} at {at}; {}, {}, {}, seed {}; writing to {}",
+            "{} of {} ({}) under {} at {at}; {place}, seed {}; writing to {}",
             plural(batch.replicas(), "replica"),
             batch.system(0).name,
             plural(batch.system(0).len(), "atom"),
             self.model,
-            simd::current_isa(),
-            self.ensemble.dtype(),
-            plural(self.threads, "thread"),
             self.header.seed,
             self.config.out.display()
         ));
@@ -317,6 +334,7 @@ impl Simulation {
             }
             if due(self.config.trajectory_every, next) {
                 let time = self.time();
+                self.ensemble.fetch(Fetch::POSITIONS)?;
                 for set in &mut self.sets {
                     set.write_frames(&self.ensemble, time)?;
                 }
@@ -369,6 +387,7 @@ impl Simulation {
         }
         let (step, time) = (self.step(), self.time());
         let moving = self.config.dynamics.has_velocities();
+        self.ensemble.fetch(Fetch { velocities: moving, positions: self.free_energy.is_some(), forces: false })?;
         let (ensemble, freedom, units) = (&self.ensemble, &self.freedom, self.config.units);
         for set in &mut self.sets {
             set.write_log(ensemble, |replica| {
@@ -416,6 +435,7 @@ impl Simulation {
 
     /// Brings all files to the disk, then replaces the checkpoint.
     fn save(&mut self) -> Result<()> {
+        self.ensemble.fetch(Fetch::ALL)?;
         self.header.files = self.sets.iter_mut().map(Set::flush).collect::<Result<_>>()?;
         self.header.step = self.step();
         self.header.forces = self.forces_hash();
@@ -527,6 +547,7 @@ impl Simulation {
             model: self.model.clone(),
             integrator: self.config.dynamics.name(),
             units: self.config.units,
+            device: self.device.as_ref().map_or("cpu", Device::name).to_owned(),
             isa: simd::current_isa().name(),
             dtype: self.ensemble.dtype(),
             threads: self.threads,
@@ -567,6 +588,16 @@ fn free_energy(config: &RunConfig, batch: &Batch) -> Option<FreeEnergyAccumulato
     (config.units == UnitSystem::Si && config.log_every > 0).then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas)).flatten()
 }
 
+/// The device that the settings name, where it is not the host; before anything is written.
+///
+/// # Errors
+/// Where there is no such device, or the provider has no kernels for it.
+fn open_device(config: &RunConfig, provider: &dyn ForceProvider) -> Result<Option<Device>> {
+    let Some(device) = config.device.open()? else { return Ok(None) };
+    DeviceProvider::new(&device, provider)?;
+    Ok(Some(device))
+}
+
 /// Makes the output directory, and refuses one that holds a run unless it may be replaced.
 fn prepare_directory(out: &Path, overwrite: bool) -> Result<()> {
     let old: Option<PathBuf> = [FILE, CONFIG_FILE, SUMMARY_FILE].map(|f| out.join(f)).into_iter().find(|f| f.exists());
@@ -601,7 +632,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Flags that may differ when a run is resumed.
-const MAY_CHANGE: [&str; 5] = ["steps", "time", "checkpoint-every", "checkpoint-minutes", "summary"];
+const MAY_CHANGE: [&str; 6] = ["device", "steps", "time", "checkpoint-every", "checkpoint-minutes", "summary"];
 
 /// The settings of a resumed run: as recorded, but for what may change.
 fn merge(recorded: &RunSettings, mut flags: RunSettings) -> Result<RunSettings> {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod consistency;
+mod device;
 mod ensemble;
 mod peers;
 mod physics;

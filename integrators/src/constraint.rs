@@ -61,6 +61,26 @@ pub(crate) enum After {
     Displacement,
 }
 
+/// Clusters of one shape as flat tables: their number, atoms and parameters.
+pub(crate) struct ClusterTable {
+    pub(crate) count: usize,
+    pub(crate) atoms: Vec<u32>,
+    pub(crate) parameters: Vec<f64>,
+}
+
+impl Constraints<f64> {
+    /// All clusters, shape by shape, as kernels of devices read them.
+    pub(crate) fn tables(&self) -> [ClusterTable; 5] {
+        [self.pairs.table(), self.twos.table(), self.threes.table(), self.fours.table(), self.triangles.table()]
+    }
+}
+
+impl<const A: usize, const K: usize> Clusters<f64, A, K> {
+    fn table(&self) -> ClusterTable {
+        ClusterTable { count: self.atoms.len(), atoms: self.atoms.concat(), parameters: self.parameters.clone() }
+    }
+}
+
 impl<T: Real> Constraints<T> {
     /// Sorts the constraints of `system` into clusters.
     ///

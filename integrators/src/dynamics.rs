@@ -361,6 +361,10 @@ impl Propagator for Dynamics {
         Ok(())
     }
 
+    fn plan(&self) -> Option<&Plan> {
+        Some(&self.plan)
+    }
+
     fn retain(&mut self, _: &[usize]) {
         self.tables_kt.clear();
     }

@@ -2,16 +2,19 @@
 //! caller looks: [`Ensemble::run`] advances every chunk of replicas by many steps without any synchronisation inside.
 //!
 //! A replica's trajectory is the same bits however the replicas are split into chunks.
+//!
+//! On a device all replicas are one chunk that stays there ([`Ensemble::on_device`]); the host sees what it fetches.
 
 use crate::array::{Array, DType, View};
 use crate::batch::Batch;
 use crate::constraint;
+use crate::device::{Device, DeviceProvider, Fetch, Stop};
 use crate::error::{Error, Result, invalid};
 use crate::force::{ForceProvider, Input, Output, Want};
 use crate::noise::Noise;
 use crate::propagator::{Context, Propagator};
 use crate::simd;
-use crate::state::State;
+use crate::state::{Clock, State};
 use crate::system::System;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -80,7 +83,7 @@ pub struct Divergence {
 }
 
 /// Largest relative error of a rigid bond; single precision keeps 1e-6.
-const MOST_VIOLATION: f64 = 1e-3;
+pub(crate) const MOST_VIOLATION: f64 = 1e-3;
 
 /// A replica that diverges this often in a row is not restored again.
 const MOST_RESTORES: u32 = 10;
@@ -91,10 +94,14 @@ struct Chunk {
     first: usize,
     batch: Batch,
     state: State,
-    provider: Box<dyn ForceProvider>,
+    provider: Provider,
     propagator: Box<dyn Propagator>,
     out: Output,
     noise: Noise,
+    /// What velocities on the device are still to be multiplied with; empty on the host.
+    scale: Vec<f64>,
+    /// What `state` and `out` show as it is now.
+    fresh: Fetch,
     /// Phase `[2, A, 3]` when all replicas were last seen in range.
     good: Array,
     frozen: Vec<bool>,
@@ -104,19 +111,48 @@ struct Chunk {
     failure: Option<Error>,
 }
 
+/// Where the forces of a chunk are computed.
+enum Provider {
+    Host(Box<dyn ForceProvider>),
+    /// Replicas stay on the device; `state` and `out` hold what was fetched last.
+    Device(Box<DeviceProvider>),
+}
+
+impl Provider {
+    fn get(&mut self) -> &mut dyn ForceProvider {
+        match self {
+            Provider::Host(provider) => &mut **provider,
+            Provider::Device(provider) => &mut **provider,
+        }
+    }
+}
+
 impl Chunk {
     fn context(&mut self) -> (Context<'_>, &mut dyn Propagator) {
         let ctx =
-            Context { batch: &self.batch, state: &mut self.state, provider: &mut *self.provider, out: &mut self.out, noise: self.noise };
+            Context { batch: &self.batch, state: &mut self.state, provider: self.provider.get(), out: &mut self.out, noise: self.noise };
         (ctx, &mut *self.propagator)
     }
 
     fn prepare(&mut self) -> Result<()> {
         let (mut ctx, propagator) = self.context();
-        propagator.prepare(&mut ctx)
+        propagator.prepare(&mut ctx)?;
+        if let Provider::Device(provider) = &mut self.provider {
+            provider.replicas()?.upload(&self.state, &self.frozen)?;
+            provider.replicas()?.evaluate()?;
+            self.fresh = Fetch::ALL;
+        }
+        Ok(())
     }
 
     fn evaluate(&mut self, want: Want) -> Result<()> {
+        if let Provider::Device(provider) = &mut self.provider {
+            provider.capabilities().check_want(want)?;
+            let replicas = provider.replicas()?;
+            replicas.evaluate()?;
+            self.fresh.forces = false;
+            return if want.energy { replicas.fetch_energies(&mut self.out.energy) } else { Ok(()) };
+        }
         let has_room = (!want.virial || !self.out.virial.is_empty())
             && (!want.atom_energy || !self.out.atom_energy.is_empty())
             && (!want.uncertainty || !self.out.uncertainty.energy.is_empty());
@@ -130,12 +166,15 @@ impl Chunk {
             clock: self.state.clock,
             want,
         };
-        self.provider.evaluate(&input, &mut self.out)
+        self.provider.get().evaluate(&input, &mut self.out)
     }
 
     /// Advances by `steps`, looking at every multiple of `check_every` and at the end.
     fn run(&mut self, steps: u64, guard: &Guard) -> Result<()> {
         let end = self.state.step + steps;
+        if matches!(self.provider, Provider::Device(_)) {
+            return self.run_on_device(end, guard);
+        }
         while self.state.step < end {
             let every = guard.check_every.max(1);
             let next = (self.state.step / every + 1).saturating_mul(every).min(end);
@@ -143,6 +182,61 @@ impl Chunk {
             let (mut ctx, propagator) = self.context();
             propagator.run(&mut ctx, block)?;
             self.check(guard)?;
+        }
+        Ok(())
+    }
+
+    /// The same on a device: one launch to the end, and one more for every replica that diverges and goes on.
+    fn run_on_device(&mut self, end: u64, guard: &Guard) -> Result<()> {
+        self.rescale()?;
+        self.fresh = Fetch::default();
+        let (Provider::Device(provider), Some(plan)) = (&mut self.provider, self.propagator.plan()) else { return Ok(()) };
+        let replicas = provider.replicas()?;
+        loop {
+            let stops = replicas.advance(plan, self.noise, end, guard)?;
+            if stops.is_empty() {
+                break;
+            }
+            for stop in stops {
+                let Stop { replica: b, step, in_a_row, element, value } = stop;
+                let atoms3 = self.batch.range3(b).len();
+                let (quantity, unit) = if element < atoms3 { ("coordinate", " nm") } else { ("velocity", " nm/ps") };
+                let what = if element < 2 * atoms3 {
+                    out_of_range(self.batch.system(b), quantity, unit, element % atoms3, value)
+                } else {
+                    broken(value)
+                };
+                let replica = self.batch.id(b);
+                if guard.policy == OnDivergence::Stop || in_a_row > MOST_RESTORES {
+                    replicas.fetch_good(&mut self.good)?;
+                    return Err(Error::Diverged { replica, step, what });
+                }
+                self.frozen[b] = guard.policy == OnDivergence::Freeze;
+                replicas.resume(b, self.frozen[b])?;
+                self.divergences.push(Divergence { replica, step, what });
+            }
+        }
+        self.state.step = end;
+        self.state.clock = Clock::Physical { time: end as f64 * plan.dt };
+        Ok(())
+    }
+
+    /// Brings temperatures to the device, and the factors that velocities are to be multiplied with.
+    fn rescale(&mut self) -> Result<()> {
+        if let Provider::Device(provider) = &mut self.provider {
+            provider.replicas()?.set_temperatures(&self.state.kt, &self.scale)?;
+            self.scale.fill(1.0);
+        }
+        Ok(())
+    }
+
+    /// Brings what `what` names from the device.
+    fn fetch(&mut self, what: Fetch) -> Result<()> {
+        self.rescale()?;
+        if let Provider::Device(provider) = &mut self.provider {
+            let missing = what.without(self.fresh);
+            provider.replicas()?.fetch(missing, &mut self.state.phase, &mut self.out.forces)?;
+            self.fresh = self.fresh.with(what);
         }
         Ok(())
     }
@@ -169,17 +263,16 @@ impl Chunk {
                 .or_else(|| outside(self.state.phase.part(v.clone()), guard.velocity).map(|k| (k + x.len(), "velocity", " nm/ps")));
             let what = if let Some((k, quantity, unit)) = found {
                 let value = self.state.phase.get(if k < x.len() { x.start + k } else { v.start + k - x.len() });
-                let atom = (k % x.len()) / 3;
-                format!("{} {quantity} of {} is {value:.4}{unit}", ["x", "y", "z"][k % 3], self.batch.system(b).describe_atom(atom))
+                out_of_range(self.batch.system(b), quantity, unit, k % x.len(), value)
             } else {
                 // Too large a step first shows in rigid bonds that the correction cannot restore.
-                let broken = constraint::violation_of(&self.batch, &self.state, b);
-                if broken <= MOST_VIOLATION {
+                let error = constraint::violation_of(&self.batch, &self.state, b);
+                if error <= MOST_VIOLATION {
                     copy(&mut self.good, &self.state.phase, [x, v]);
                     self.restores[b] = 0;
                     continue;
                 }
-                format!("a rigid bond is off by {:.1} %", 100.0 * broken)
+                broken(error)
             };
             let (replica, step) = (self.batch.id(b), self.state.step);
             self.restores[b] += 1;
@@ -194,6 +287,16 @@ impl Chunk {
         // Forces belong to the present positions; those of the other replicas come out the same.
         if moved { self.evaluate(Want::FORCES) } else { Ok(()) }
     }
+}
+
+/// The message about element `k` of the `[N, 3]` quantity of a replica.
+fn out_of_range(system: &System, quantity: &str, unit: &str, k: usize, value: f64) -> String {
+    format!("{} {quantity} of {} is {value:.4}{unit}", ["x", "y", "z"][k % 3], system.describe_atom(k / 3))
+}
+
+/// The message about a rigid bond of relative error `error`.
+fn broken(error: f64) -> String {
+    format!("a rigid bond is off by {:.1} %", 100.0 * error)
 }
 
 /// Copies the elements in `ranges`.
@@ -268,9 +371,11 @@ impl Ensemble {
                 batch: part,
                 good: state.phase.clone(),
                 state,
-                provider: provider.fork()?,
+                provider: Provider::Host(provider.fork()?),
                 propagator: propagator.fork(),
                 noise,
+                scale: Vec::new(),
+                fresh: Fetch::ALL,
                 frozen: vec![false; size],
                 restores: vec![0; size],
                 divergences: Vec::new(),
@@ -281,6 +386,57 @@ impl Ensemble {
         let mut ensemble = Ensemble { pool, batch, chunks, places, guard };
         ensemble.each(Chunk::prepare)?;
         Ok(ensemble)
+    }
+
+    /// All replicas on `device`, where they stay; forces are brought to the present positions. Accessors of what changes show
+    /// what was [fetched](Ensemble::fetch) last.
+    ///
+    /// # Errors
+    /// As [`Ensemble::new`]; where the provider has no kernels, or the propagator is no list of stages.
+    pub fn on_device(
+        batch: Batch,
+        state: &State,
+        provider: &dyn ForceProvider,
+        propagator: &dyn Propagator,
+        noise: Noise,
+        pool: Arc<rayon::ThreadPool>,
+        guard: Guard,
+        device: &Device,
+    ) -> Result<Self> {
+        check_sizes(&batch, state)?;
+        provider.capabilities().check_batch(&batch, state.cells.is_some(), state.dtype())?;
+        if propagator.plan().is_none() {
+            return invalid(format!("this propagator has no kernels for {}; use --device cpu", device.name()));
+        }
+        let replicas = batch.replicas();
+        let chunk = Chunk {
+            first: 0,
+            out: Output::new(&batch, state.dtype(), Want::ENERGY),
+            batch: batch.clone(),
+            good: state.phase.clone(),
+            state: state.clone(),
+            provider: Provider::Device(Box::new(DeviceProvider::new(device, provider)?)),
+            propagator: propagator.fork(),
+            noise,
+            scale: vec![1.0; replicas],
+            fresh: Fetch::default(),
+            frozen: vec![false; replicas],
+            restores: vec![0; replicas],
+            divergences: Vec::new(),
+            failure: None,
+        };
+        let places = (0..replicas).map(|b| (0, b as u32)).collect();
+        let mut ensemble = Ensemble { pool, batch, chunks: vec![chunk], places, guard };
+        ensemble.each(Chunk::prepare)?;
+        Ok(ensemble)
+    }
+
+    /// Brings what `what` names from the device to the host; nothing to do where the replicas are on the host.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn fetch(&mut self, what: Fetch) -> Result<()> {
+        self.each(|chunk| chunk.fetch(what))
     }
 
     /// Does `work` on every chunk in parallel; of several failures, the one of the first replicas is returned. Does not
@@ -358,12 +514,14 @@ impl Ensemble {
     /// Positions `[N, 3]` of a replica in nm.
     pub fn positions(&self, replica: usize) -> View<'_> {
         let (chunk, b) = self.place(replica);
+        debug_assert!(chunk.fresh.positions, "positions were not fetched");
         chunk.state.phase.part(chunk.ranges(b)[0].clone())
     }
 
     /// Velocities `[N, 3]` of a replica in nm/ps.
     pub fn velocities(&self, replica: usize) -> View<'_> {
         let (chunk, b) = self.place(replica);
+        debug_assert!(chunk.fresh.velocities, "velocities were not fetched");
         chunk.state.phase.part(chunk.ranges(b)[1].clone())
     }
 
@@ -376,6 +534,7 @@ impl Ensemble {
     /// Forces `[N, 3]` on a replica in kJ/mol/nm.
     pub fn forces(&self, replica: usize) -> View<'_> {
         let (chunk, b) = self.place(replica);
+        debug_assert!(chunk.fresh.forces, "forces were not fetched");
         chunk.out.forces.part(chunk.batch.range3(b))
     }
 
@@ -394,6 +553,7 @@ impl Ensemble {
     /// Kinetic energy in kJ/mol of a replica.
     pub fn kinetic_energy(&self, replica: usize) -> f64 {
         let (chunk, b) = self.place(replica);
+        debug_assert!(chunk.fresh.velocities, "velocities were not fetched");
         chunk.state.kinetic_energy(&chunk.batch, b)
     }
 
@@ -411,6 +571,11 @@ impl Ensemble {
         chunk.state.kt[b] = kt;
         if old > 0.0 && kt != old {
             let factor = (kt / old).sqrt();
+            if let Some(scale) = chunk.scale.get_mut(b) {
+                *scale *= factor;
+                chunk.fresh.velocities = false;
+                return;
+            }
             for k in chunk.ranges(b)[1].clone() {
                 let v = chunk.state.phase.get(k);
                 chunk.state.phase.set(k, v * factor);
@@ -441,6 +606,7 @@ impl Ensemble {
         };
         let half = 3 * self.batch.atoms();
         for chunk in &self.chunks {
+            debug_assert!(chunk.fresh.positions && chunk.fresh.velocities, "the phase was not fetched");
             let start = self.batch.range3(chunk.first).start;
             let n = chunk.state.phase.len() / 2;
             for k in 0..n {
@@ -470,6 +636,7 @@ impl Ensemble {
             chunk.good = chunk.state.phase.clone();
             chunk.frozen.copy_from_slice(&frozen[which]);
             chunk.restores.fill(0);
+            chunk.scale.fill(1.0);
         }
         self.each(Chunk::prepare)
     }

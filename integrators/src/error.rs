@@ -37,6 +37,16 @@ pub enum Error {
         /// First atom and quantity that is not finite or far too large.
         what: String,
     },
+    /// A device is not there, or fails.
+    #[error("{device}: {what}; {remedy}")]
+    Device {
+        /// The device as named in settings, or its own name.
+        device: String,
+        /// What is wrong.
+        what: String,
+        /// What to do instead.
+        remedy: String,
+    },
     /// A force provider failed while evaluating.
     #[error("force provider {provider} failed: {reason}")]
     Provider {

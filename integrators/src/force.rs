@@ -2,6 +2,7 @@
 
 use crate::array::{Array, DType, View};
 use crate::batch::Batch;
+use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::fused::FusedLangevin;
 use crate::state::{Cell, Clock};
@@ -93,6 +94,16 @@ impl Capabilities {
             devices: vec!["cpu"],
             graph_safe: true,
         }
+    }
+
+    /// The same for a provider that has kernels for GPUs.
+    pub fn with_kernels(self) -> Self {
+        Capabilities { devices: vec!["cpu", "cuda"], ..self }
+    }
+
+    /// The same for a provider without kernels, made of others that may have some.
+    pub fn without_kernels(self) -> Self {
+        Capabilities { devices: vec!["cpu"], ..self }
     }
 
     /// Checks that everything in `want` can be supplied.
@@ -243,6 +254,11 @@ pub trait ForceProvider: Send {
     /// # Errors
     /// Where a resource (a connection, a process) cannot be opened again.
     fn fork(&self) -> Result<Box<dyn ForceProvider>>;
+
+    /// The forces as kernels for devices, where this provider has them. [`Capabilities::devices`] says so too.
+    fn device_model(&self) -> Option<DeviceModel> {
+        None
+    }
 
     /// A stepper that runs many Langevin steps without returning to the loop, bitwise equal to the plain loop, where this
     /// provider has one for the prepared batch.

@@ -8,6 +8,7 @@
 use crate::array::DType;
 use crate::batch::Batch;
 use crate::constraint::{After, Constraints, Strides};
+use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::force::{Capabilities, ForceProvider, Input, Output};
 use crate::fused::{FusedLangevin, Plan, Stage};
@@ -31,6 +32,11 @@ pub trait LaneKernel: Send + Sync + 'static {
     /// # Errors
     /// What does not fit, with a remedy.
     fn check(&self, system: &System) -> Result<()>;
+
+    /// The same forces as kernels for devices, where there are any.
+    fn device_model(&self) -> Option<DeviceModel> {
+        None
+    }
 
     /// Vectors of scratch needed for `atoms` atoms, in either layout.
     fn scratch(&self, atoms: usize) -> usize {
@@ -638,6 +644,10 @@ impl<K: LaneKernel> ForceProvider for LaneProvider<K> {
 
     fn fork(&self) -> Result<Box<dyn ForceProvider>> {
         Ok(Box::new(LaneProvider { kernel: self.kernel.clone(), work32: Work::default(), work64: Work::default() }))
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        self.kernel.device_model()
     }
 
     fn fused(&mut self) -> Option<&mut dyn FusedLangevin> {

@@ -4,6 +4,7 @@
 pub mod array;
 pub mod batch;
 pub mod constraint;
+pub mod device;
 pub mod dynamics;
 pub mod ensemble;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod units;
 
 pub use array::{Array, DType, Real, View};
 pub use batch::Batch;
+pub use device::{Device, DeviceModel, DeviceProvider, DeviceSpec, Fetch};
 pub use dynamics::{Dynamics, DynamicsSpec};
 pub use ensemble::{Ensemble, Guard, OnDivergence};
 pub use error::{Error, Result};

@@ -3,6 +3,7 @@
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::force::{ForceProvider, Input, Output, Want};
+use crate::fused::Plan;
 use crate::noise::Noise;
 use crate::state::State;
 
@@ -72,6 +73,11 @@ pub trait Propagator: Send {
             self.step(ctx)?;
         }
         Ok(())
+    }
+
+    /// The step as data, where it is a list of stages: what devices run.
+    fn plan(&self) -> Option<&Plan> {
+        None
     }
 
     /// Progress per replica `[B]`; dynamics never ends by itself.

@@ -713,6 +713,21 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_those_that_there_are_kernels_for() {
+        let trees = ["lj", "lj:cutoff=2.5", "harmonic", "muller-brown"];
+        let sum = "kind = \"sum\"\nterms = [{ kind = \"lj\" }, { kind = \"lj\", epsilon = 2 }]";
+        let scaled = "kind = \"scale\"\nfactor = 2\nof = { kind = \"lj\" }";
+        let projected = "kind = \"project\"\nof = { kind = \"lj\" }";
+        let specs = trees.iter().map(|t| parse_spec(t)).chain([sum, scaled, projected].map(tree));
+        let built = specs.map(|s| s.unwrap().build().unwrap());
+        for provider in built.map(|b| b.provider) {
+            let capabilities = provider.capabilities();
+            let has = capabilities.devices.contains(&"cuda");
+            assert_eq!(has, provider.device_model().is_some(), "{}: {:?}", capabilities.name, capabilities.devices);
+        }
+    }
+
+    #[test]
     fn round_trips_through_toml() {
         for text in ["muller-brown", "lj:sigma=3.4 A,epsilon=1 kJ/mol,n=5", "harmonic:k=2,dimension=1,centre=start", "mm:x.xml"] {
             let spec = parse_spec(text).unwrap();

@@ -2,6 +2,7 @@
 //! message where a check fails.
 
 use crate::analytic::Toy;
+use scorefield_integrators::device::{Device, DeviceProvider, DeviceSpec, Nvrtc, Order};
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::system::Constraint;
 use scorefield_integrators::{
@@ -279,6 +280,115 @@ pub fn check_fused(provider: &mut dyn ForceProvider, sample: &Sample, dt: f64, k
             assert!(plain.0.phase.to_f64().iter().all(|x| x.is_finite()), "{name} diverged; choose a smaller step");
             let fused = run(dynamics, [steps / 3, steps - steps / 3]);
             assert!(plain == fused, "{name}, {dtype}, {replicas} replicas: fused and plain loop differ");
+        }
+    }
+}
+
+/// Devices to compare with the host: the emulator with every order of threads, and the first GPU where there is one.
+fn devices() -> Vec<Device> {
+    let mut all: Vec<Device> = [Order::Forwards, Order::Backwards, Order::Shuffled].map(Device::emulated).into();
+    match (DeviceSpec::Cuda { ordinal: 0 }).open() {
+        Ok(gpu) => all.extend(gpu),
+        Err(e) => eprintln!("skipped on a GPU: {e}"),
+    }
+    all
+}
+
+/// Largest relative error of `got`, where `scale` is the largest of `want`.
+fn worst(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let scale = size(want);
+    got.iter().zip(want).fold(0.0, |m, (g, w)| if g.is_finite() { f64::max(m, (g - w).abs() / scale) } else { f64::INFINITY })
+}
+
+/// Checks the kernels of a provider against the provider itself: energies and forces of all `samples`, and `steps` steps of every
+/// scheme from each of them, of length `dt` at thermal energy `kt`. Single precision may differ by `tolerance`, relative to the
+/// largest number; double precision by 1e-12, and 100 times that after the steps. Then that kernels give the same bits in
+/// whatever order threads run, in any batch, and however a run is cut into pieces.
+pub fn check_device(provider: &dyn ForceProvider, samples: &[Sample], dt: f64, kt: f64, steps: u64, tolerance: f64) {
+    let capabilities = provider.capabilities().clone();
+    assert_eq!(capabilities.devices, ["cpu", "cuda"]);
+    let batch = batch_of(samples);
+    let positions: Vec<f64> = samples.iter().flat_map(|s| s.positions.iter().copied()).collect();
+    let quantity = |x: f64, unit| if capabilities.units == UnitSystem::Si { Quantity::new(x, unit) } else { Quantity::bare(x) };
+    let mut host = provider.fork().unwrap();
+    for (dtype, tolerance) in [(DType::F32, tolerance), (DType::F64, 1e-12)] {
+        let run = |provider: &mut dyn ForceProvider, name: &str, pieces: [u64; 2]| {
+            let spec = DynamicsSpec::named(name, quantity(dt, "ps"), quantity(0.1 / dt, "/ps")).unwrap();
+            let mut dynamics = Dynamics::new(&spec, capabilities.units, samples.iter().all(|s| s.system.len() > 1)).unwrap();
+            let mut state = State::at_rest(&batch, &positions, dtype).unwrap();
+            state.kt.fill(kt);
+            let noise = Noise::new(11);
+            scorefield_integrators::dynamics::draw_velocities(&batch, &mut state, noise, false);
+            let mut out = Output::new(&batch, dtype, Want::FORCES);
+            let mut ctx = Context { batch: &batch, state: &mut state, provider, out: &mut out, noise };
+            dynamics.prepare(&mut ctx).unwrap();
+            for n in pieces {
+                dynamics.run(&mut ctx, n).unwrap();
+            }
+            (state.phase, out.forces)
+        };
+        let expected = evaluate(&mut *host, samples, dtype, Want::ENERGY);
+        let trajectories: Vec<_> = DynamicsSpec::NAMES.iter().map(|name| run(&mut *host, name, [steps, 0])).collect();
+        let mut first: Option<(Output, Vec<_>)> = None;
+        for device in devices() {
+            let place = format!("{} on {} in {dtype}", capabilities.name, device.name());
+            let mut provider = DeviceProvider::new(&device, provider).unwrap();
+            let got = evaluate(&mut provider, samples, dtype, Want::ENERGY);
+            for b in 0..samples.len() {
+                let part = |out: &Output| out.forces.part(batch.range3(b)).to_f64();
+                let error = worst(&part(&got), &part(&expected));
+                assert!(error <= tolerance, "{place}: forces on replica {b} differ by {error:.1e}");
+                // Energies are sums of terms that cancel: forces times a length of a typical bond say how large these are.
+                let scale = expected.energy[b].abs() + 0.1 * size(&part(&expected));
+                let error = (got.energy[b] - expected.energy[b]).abs() / scale;
+                assert!(error <= tolerance, "{place}: energy of replica {b} is {}, {} on the host", got.energy[b], expected.energy[b]);
+                let alone = evaluate(&mut provider, &samples[b..=b], dtype, Want::ENERGY);
+                if samples.iter().all(|s| s.system.len() == samples[0].system.len()) {
+                    assert_eq!((part(&got), got.energy[b]), (alone.forces.to_f64(), alone.energy[0]), "{place}: replica {b} alone");
+                }
+            }
+            let mut all = Vec::new();
+            for (name, (phase, forces)) in DynamicsSpec::NAMES.iter().zip(&trajectories) {
+                let whole = run(&mut provider, name, [steps, 0]);
+                let half = phase.len() / 2;
+                for (what, range) in [("positions", 0..half), ("velocities", half..2 * half)] {
+                    let error = worst(&whole.0.part(range.clone()).to_f64(), &phase.part(range).to_f64());
+                    let allowed = if dtype == DType::F32 { tolerance } else { 100.0 * tolerance };
+                    assert!(error <= allowed, "{place}, {name}: {what} differ by {error:.1e} after {steps} steps");
+                }
+                let error = worst(&whole.1.to_f64(), &forces.to_f64());
+                assert!(error <= 100.0 * tolerance, "{place}, {name}: forces differ by {error:.1e} after {steps} steps");
+                assert!(whole == run(&mut provider, name, [steps / 3, steps - steps / 3]), "{place}, {name}: a run in two pieces differs");
+                all.push(whole);
+            }
+            if device.kind() == "emulated" {
+                let (output, trajectories) = first.get_or_insert_with(|| (got.clone(), all.clone()));
+                assert!(*output == got && *trajectories == all, "{place}: results depend on the order of threads");
+            }
+        }
+    }
+}
+
+/// Checks that NVRTC compiles the kernels of a provider for replicas of `atoms` atoms, in both precisions, for the GPUs that
+/// it knows among compute capabilities 8.0, 9.0 and 10.0. Says so where NVRTC is missing; where `SCOREFIELD_PEERS` names the
+/// environment that brings it, that is a failure.
+pub fn check_kernels_compile(provider: &dyn ForceProvider, atoms: usize) {
+    let nvrtc = match Nvrtc::get() {
+        Ok(nvrtc) => nvrtc,
+        Err(e) => {
+            assert!(std::env::var_os("SCOREFIELD_PEERS").is_none(), "{e}");
+            eprintln!("skipped: {e}");
+            return;
+        }
+    };
+    let model = provider.device_model().unwrap();
+    let targets: Vec<i32> = [80, 90, 100].into_iter().filter(|t| nvrtc.targets.contains(t)).collect();
+    assert!(!targets.is_empty(), "NVRTC {:?} knows {:?}", nvrtc.version, nvrtc.targets);
+    for dtype in [DType::F32, DType::F64] {
+        for &target in &targets {
+            let bytes = nvrtc.check(&model, dtype, atoms, target).unwrap();
+            println!("{}: {bytes} bytes for sm_{target} in {dtype}", provider.capabilities().name);
         }
     }
 }

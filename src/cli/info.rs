@@ -77,9 +77,10 @@ fn run_directory(directory: &Path) -> Result<Vec<String>> {
     let replicas = state.kt.len();
     let atoms = state.phase.len() / 6;
     let of = run.steps.map_or(String::new(), |n| format!(" of {n}"));
+    let place = if header.device == "cpu" { header.isa.to_string() } else { header.device.clone() };
     let mut lines = vec![
         format!("run of {command} by version {}: step {}{of}", header.version, header.step),
-        format!("{replicas} replica{}, {atoms} atoms in all, {}, {}, seed {}", plural(replicas), state.dtype(), header.isa, header.seed),
+        format!("{replicas} replica{}, {atoms} atoms in all, {}, {place}, seed {}", plural(replicas), state.dtype(), header.seed),
         format!("model: {}", run.model.as_deref().unwrap_or("built in")),
     ];
     let given = [

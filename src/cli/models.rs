@@ -2,7 +2,7 @@
 
 use super::{Outcome, Runtime, print};
 use anyhow::Result;
-use scorefield_integrators::{Capabilities, Kind, UnitSystem};
+use scorefield_integrators::{Capabilities, DeviceSpec, Kind, UnitSystem};
 use scorefield_models::{BuiltinInfo, builtins};
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +43,19 @@ pub(super) fn run(flags: ModelsFlags, _: &Runtime) -> Result<Outcome> {
         print(serde_json::to_string_pretty(&models)?)?;
     } else {
         print(models.iter().map(describe).collect::<Vec<_>>().join("\n\n"))?;
+        if flags.name.is_none() {
+            print(format_args!("\nGPUs (--device cuda): {}", gpu()))?;
+        }
     }
     Ok(Outcome::Done)
+}
+
+/// The first GPU, or why there is none.
+fn gpu() -> String {
+    match (DeviceSpec::Cuda { ordinal: 0 }).open() {
+        Ok(device) => device.map_or_else(String::new, |d| d.name().to_owned()),
+        Err(e) => e.to_string(),
+    }
 }
 
 fn describe(model: &BuiltinInfo) -> String {

@@ -1,7 +1,7 @@
 //! What was typed: every setting optional, as flags and as keys of a TOML file.
 
 use scorefield_integrators::simd::Isa;
-use scorefield_integrators::{DType, OnDivergence, Quantity};
+use scorefield_integrators::{DType, DeviceSpec, OnDivergence, Quantity};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -105,6 +105,9 @@ pub struct RunFlags {
     /// Relax start structures before the run
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
     pub relax: Option<bool>,
+    /// Where replicas move: cpu, cuda or cuda:N [default: cpu]
+    #[arg(long, value_name = "DEVICE", help_heading = "Dynamics")]
+    pub device: Option<DeviceSpec>,
     /// What becomes of a replica that explodes: stop, freeze or restore [default: stop]
     #[arg(long, value_name = "POLICY", help_heading = "Dynamics")]
     pub on_divergence: Option<OnDivergence>,

@@ -4,7 +4,7 @@ use super::raw::{ExchangeFlags, LogFormat, RunFlags, SimulateFlags, TrajectoryLa
 use crate::error::{Error, Result, usage};
 use scorefield_integrators::exchange::{check_ladder, geometric_ladder};
 use scorefield_integrators::units::BOLTZMANN;
-use scorefield_integrators::{Dimension, DynamicsSpec, Guard, Kind, OnDivergence, Quantity, UnitSystem};
+use scorefield_integrators::{DeviceSpec, Dimension, DynamicsSpec, Guard, Kind, OnDivergence, Quantity, UnitSystem};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -115,6 +115,8 @@ pub struct RunConfig {
     pub remove_drift: bool,
     /// Relax before the run.
     pub relax: bool,
+    /// Where replicas move.
+    pub device: DeviceSpec,
     /// When a replica counts as diverged.
     pub guard: Guard,
     /// Output directory.
@@ -168,6 +170,7 @@ impl RunSettings {
         let removes_drift = subject.removes_drift && run.freeze.is_none();
         run.remove_drift.get_or_insert(removes_drift);
         run.relax.get_or_insert(false);
+        run.device.get_or_insert_default();
         run.on_divergence.get_or_insert(OnDivergence::Stop);
         run.check_every.get_or_insert(100);
         run.out.get_or_insert_with(|| "scorefield-run".into());
@@ -259,6 +262,7 @@ impl RunSettings {
             hydrogen_mass: run.hydrogen_mass.as_ref().map(|m| positive("--hydrogen-mass", m, Dimension::MASS, units)).transpose()?,
             remove_drift: run.remove_drift.unwrap_or(false),
             relax: run.relax.unwrap_or(false),
+            device: run.device.unwrap_or_default(),
             guard,
             out: given("--out", run.out.clone())?,
             log_every: run.log_every.unwrap_or(0),

@@ -70,6 +70,8 @@ pub struct Summary {
     pub integrator: &'static str,
     /// Units of all numbers.
     pub units: UnitSystem,
+    /// Where the replicas moved: `cpu`, or the name of a GPU.
+    pub device: String,
     /// Instruction set.
     pub isa: &'static str,
     /// Precision.
@@ -161,6 +163,9 @@ impl fmt::Display for Summary {
             self.seconds,
             speed(self.steps_per_second, self.ns_per_day.map(|ns| ns / 86_400.0 / self.steps_per_second))
         )?;
-        write!(f, "{}, {}, {}, seed {}", self.isa, self.dtype, plural(self.threads, "thread"), self.seed)
+        match self.device.as_str() {
+            "cpu" => write!(f, "{}, {}, {}, seed {}", self.isa, self.dtype, plural(self.threads, "thread"), self.seed),
+            device => write!(f, "{device}, {}, seed {}", self.dtype, self.seed),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Reader, Toy, check_axes, positive};
 use crate::error::{Error, Result};
+use scorefield_integrators::device::{DeviceModel, Field};
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::Lanes;
 use scorefield_integrators::{Capabilities, Dimension, Quantity, System, UnitSystem};
@@ -25,6 +26,12 @@ fn wells<V: Lanes>(t: V::Token, h: f64, tilt: f64, x: V) -> (V, V) {
     (energy, slope)
 }
 
+/// The kernels of both; `stiffness` is 0 in one dimension.
+fn device_model(barrier: f64, tilt: f64, stiffness: f64) -> DeviceModel {
+    let fields = [barrier, tilt, stiffness].map(Field::Real).to_vec();
+    DeviceModel { source: include_str!("../../kernels/double_well.cu"), fields, scratch: 0, spill: 0 }
+}
+
 fn check_tilt(model: &str, tilt: f64) -> Result<f64> {
     if tilt.is_finite() { Ok(tilt) } else { Err(Error::parameter(model, "tilt", tilt, "it must be finite")) }
 }
@@ -38,7 +45,7 @@ impl DoubleWell {
     /// Where the barrier is not positive or the tilt not finite.
     pub fn new(barrier: f64, tilt: f64) -> Result<Self> {
         Ok(DoubleWell {
-            capabilities: Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("double-well") },
+            capabilities: Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("double-well").with_kernels() },
             barrier: positive("double-well", "barrier", barrier)?,
             tilt: check_tilt("double-well", tilt)?,
         })
@@ -52,6 +59,10 @@ impl LaneKernel for DoubleWell {
 
     fn check(&self, system: &System) -> scorefield_integrators::Result<()> {
         check_axes("double-well", Self::AXES, system)
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        Some(device_model(self.barrier, self.tilt, 0.0))
     }
 
     #[inline(always)]
@@ -87,7 +98,7 @@ impl DoubleWell2d {
     /// Where barrier or force constant are not positive, or the tilt is not finite.
     pub fn new(barrier: f64, tilt: f64, stiffness: f64) -> Result<Self> {
         Ok(DoubleWell2d {
-            capabilities: Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("double-well-2d") },
+            capabilities: Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("double-well-2d").with_kernels() },
             barrier: positive("double-well-2d", "barrier", barrier)?,
             tilt: check_tilt("double-well-2d", tilt)?,
             stiffness: positive("double-well-2d", "k", stiffness)?,
@@ -102,6 +113,10 @@ impl LaneKernel for DoubleWell2d {
 
     fn check(&self, system: &System) -> scorefield_integrators::Result<()> {
         check_axes("double-well-2d", Self::AXES, system)
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        Some(device_model(self.barrier, self.tilt, self.stiffness))
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::{Reader, Toy, check_axes, positive};
 use crate::error::{Error, Result};
+use scorefield_integrators::device::{DeviceModel, Field};
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::Lanes;
 use scorefield_integrators::{Capabilities, Dimension, Quantity, System, UnitSystem};
@@ -26,7 +27,7 @@ impl Harmonic {
     /// Where the force constant is not positive.
     pub fn new(stiffness: f64, axes: [bool; 3], units: UnitSystem) -> Result<Self> {
         Ok(Harmonic {
-            capabilities: Capabilities { units, ..Capabilities::potential("harmonic") },
+            capabilities: Capabilities { units, ..Capabilities::potential("harmonic").with_kernels() },
             stiffness: positive("harmonic", "k", stiffness)?,
             axes,
             centre: Vec::new(),
@@ -62,6 +63,13 @@ impl LaneKernel for Harmonic {
             ));
         }
         Ok(())
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        let mut fields = vec![Field::Reals(self.centre.clone()), Field::Real(self.stiffness)];
+        fields.extend(self.axes.map(|a| Field::Int(i32::from(a))));
+        fields.push(Field::Int(i32::from(!self.centre.is_empty())));
+        Some(DeviceModel { source: include_str!("../../kernels/harmonic.cu"), fields, scratch: 0, spill: 0 })
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::positive;
 use crate::error::{Error, Result};
+use scorefield_integrators::device::{DeviceModel, Field};
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::{Lanes, MAX_LANES};
 use scorefield_integrators::{Capabilities, Real, System, UnitSystem};
@@ -35,7 +36,7 @@ impl LennardJones {
     /// Where either is not positive.
     pub fn new(sigma: f64, epsilon: f64, units: UnitSystem) -> Result<Self> {
         Ok(LennardJones {
-            capabilities: Capabilities { units, ..Capabilities::potential("lennard-jones") },
+            capabilities: Capabilities { units, ..Capabilities::potential("lennard-jones").with_kernels() },
             sigma: positive("lennard-jones", "sigma", sigma)?,
             epsilon: positive("lennard-jones", "epsilon", epsilon)?,
         })
@@ -51,6 +52,11 @@ impl LaneKernel for LennardJones {
 
     fn check(&self, system: &System) -> scorefield_integrators::Result<()> {
         super::check_axes("lennard-jones", [true; 3], system)
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        let fields = vec![Field::Real(self.sigma * self.sigma), Field::Real(self.epsilon)];
+        Some(DeviceModel { source: include_str!("../../kernels/lennard_jones.cu"), fields, scratch: 0, spill: 0 })
     }
 
     #[inline(always)]

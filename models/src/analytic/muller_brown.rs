@@ -2,6 +2,7 @@
 
 use super::{Reader, Toy, check_axes};
 use crate::error::Result;
+use scorefield_integrators::device::{DeviceModel, Field};
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::Lanes;
 use scorefield_integrators::{Capabilities, Dimension, Quantity, System, UnitSystem};
@@ -44,7 +45,7 @@ impl MullerBrown {
 
     /// The surface.
     pub fn new() -> Self {
-        MullerBrown { capabilities: Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("muller-brown") } }
+        MullerBrown { capabilities: Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("muller-brown").with_kernels() } }
     }
 }
 
@@ -61,6 +62,11 @@ impl LaneKernel for MullerBrown {
 
     fn check(&self, system: &System) -> scorefield_integrators::Result<()> {
         check_axes("muller-brown", Self::AXES, system)
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        let fields = TERMS.iter().flat_map(|t| [t.amplitude, t.a, t.b, t.c, t.x0, t.y0].map(Field::Real)).collect();
+        Some(DeviceModel { source: include_str!("../../kernels/muller_brown.cu"), fields, scratch: 0, spill: 0 })
     }
 
     #[inline(always)]

@@ -252,3 +252,22 @@ fn centre_start_binds_to_the_given_positions() {
     assert!(provider.prepare(&batch, DType::F64).unwrap_err().to_string().contains("centres for 4"));
     assert!(matches!(spec, ProviderSpec::Harmonic(_)));
 }
+
+#[test]
+fn kernels_give_the_same_forces_and_trajectories() {
+    for text in ALL {
+        let (provider, toy) = build(text);
+        let base = Sample::of_toy(&toy);
+        let mut samples: Vec<Sample> = (0..5).map(|s| base.displaced(amplitude(text), s)).collect();
+        if text.starts_with("lj") {
+            // More atoms than threads of a warp, and a ragged batch.
+            let spacing = base.positions.iter().fold(0f64, |m, x| m.max(x.abs()));
+            let positions = cluster_positions(40, spacing).unwrap();
+            samples.push(Sample::new(System::particles("other", 40, base.system.masses[0]), positions).displaced(amplitude(text), 9));
+        }
+        let (dt, kt) = if text.contains(" A") || text.contains("kJ") { (0.002, 1.0) } else { (0.004, 0.7) };
+        testing::check_device(&*provider, &samples, dt, kt, 10, 1e-5);
+        testing::check_kernels_compile(&*provider, samples[0].system.len());
+        testing::check_kernels_compile(&*provider, 40);
+    }
+}

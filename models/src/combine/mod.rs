@@ -55,7 +55,7 @@ pub fn joined(name: &str, parts: &[&Capabilities]) -> Result<Capabilities> {
     let Some((first, rest)) = parts.split_first() else {
         return refuse(name, "it has no part; give at least one provider");
     };
-    let mut all = Capabilities { name: name.into(), kind: joined_kind(name, parts)?, ..(*first).clone() };
+    let mut all = Capabilities { name: name.into(), kind: joined_kind(name, parts)?, ..(*first).clone().without_kernels() };
     for p in rest {
         if p.units != all.units {
             return refuse(name, format!("{} and {} have different units (SI and reduced); use one system of units", first.name, p.name));

@@ -28,7 +28,7 @@ impl Projected {
             // A torque means nothing for atoms that are everywhere at once.
             periodic: of.periodic && !torque,
             range: None,
-            ..of.clone()
+            ..of.clone().without_kernels()
         };
         Projected { capabilities, torque, inner, axes: Vec::new() }
     }

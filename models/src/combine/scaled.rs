@@ -25,7 +25,7 @@ impl Scaled {
         if !factor.is_finite() {
             return Err(Error::parameter("scale", "factor", factor, "it must be finite"));
         }
-        let mut capabilities = inner.capabilities().clone();
+        let mut capabilities = inner.capabilities().clone().without_kernels();
         if let Kind::MeanForce { temperature_kelvin } = &mut capabilities.kind {
             if factor <= 0.0 {
                 return refuse(

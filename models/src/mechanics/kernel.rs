@@ -9,60 +9,61 @@ use super::terms::{
     MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integrals, born_pair, born_radius, lennard_jones_coulomb, sub,
     torsion,
 };
+use scorefield_integrators::device::DeviceModel;
 use scorefield_integrators::lane::LaneKernel;
 use scorefield_integrators::simd::{Lanes, MAX_LANES};
 use scorefield_integrators::{Capabilities, Error, Real, Result, System};
 use std::any::Any;
 
 /// Terms of one kind: atom indices and parameters of each term, terms one after the other.
-struct Terms<T, const ATOMS: usize> {
-    atoms: Vec<[u32; ATOMS]>,
+pub(super) struct Terms<T, const ATOMS: usize> {
+    pub(super) atoms: Vec<[u32; ATOMS]>,
     /// `[terms, width]`.
-    parameters: Vec<T>,
-    width: usize,
+    pub(super) parameters: Vec<T>,
+    pub(super) width: usize,
 }
 
 /// Parameters of pairs, `[rows, stride]`, rows circulant.
-struct Pairs<T> {
-    qq: Vec<T>,
-    c6: Vec<T>,
-    c12: Vec<T>,
+pub(super) struct Pairs<T> {
+    pub(super) qq: Vec<T>,
+    pub(super) c6: Vec<T>,
+    pub(super) c12: Vec<T>,
 }
 
 /// Parameters of generalised Born solvation.
-struct Born<T> {
+pub(super) struct Born<T> {
     /// Radius less offset, of atom `k mod N`: `[N extended]`.
-    own: Vec<T>,
+    pub(super) own: Vec<T>,
     /// Scaled radius less offset, likewise.
-    scaled: Vec<T>,
+    pub(super) scaled: Vec<T>,
     /// Full radius, likewise.
-    radius: Vec<T>,
+    pub(super) radius: Vec<T>,
     /// `−½ C τ q²` per atom, likewise.
-    self_energy: Vec<T>,
+    pub(super) self_energy: Vec<T>,
     /// `S (ρ + probe)² ρ⁶` per atom, likewise.
-    surface: Vec<T>,
-    has_surface: bool,
+    pub(super) surface: Vec<T>,
+    pub(super) has_surface: bool,
     /// `−C τ q_i q_j`, `[rows, stride]`.
-    pair: Vec<T>,
-    rescaling: Rescaling,
+    pub(super) pair: Vec<T>,
+    pub(super) rescaling: Rescaling,
 }
 
 /// All tables in one precision.
-struct Tables<T> {
-    atoms: usize,
+pub(super) struct Tables<T> {
+    pub(super) atoms: usize,
     /// Number of circulant rows.
-    rows: usize,
+    pub(super) rows: usize,
     /// Atoms padded to whole vectors of any instruction set.
-    stride: usize,
-    bonds: Terms<T, 2>,
-    angles: Terms<T, 3>,
-    torsions: Terms<T, 4>,
+    pub(super) stride: usize,
+    pub(super) bonds: Terms<T, 2>,
+    pub(super) angles: Terms<T, 3>,
+    pub(super) torsions: Terms<T, 4>,
     /// Number of coefficients of P and R in a torsion's parameters.
-    torsion_powers: [usize; 2],
-    pairs: Option<Pairs<T>>,
-    born: Option<Born<T>>,
+    pub(super) torsion_powers: [usize; 2],
+    pub(super) pairs: Option<Pairs<T>>,
+    pub(super) born: Option<Born<T>>,
     /// 1 for the first half of the atoms, else 0: the last row of an even number of atoms has each pair twice.
-    first_half: Vec<T>,
+    pub(super) first_half: Vec<T>,
 }
 
 impl<T: Real> Tables<T> {
@@ -168,7 +169,7 @@ pub(super) struct MechanicsKernel {
 impl MechanicsKernel {
     /// Tables for `model`, which was read from `file`.
     pub(super) fn new(model: &Mechanics, file: &str) -> Self {
-        let capabilities = Capabilities::potential(format!("mm:{file}"));
+        let capabilities = Capabilities::potential(format!("mm:{file}")).with_kernels();
         MechanicsKernel { capabilities, file: file.to_owned(), single: Tables::new(model), double: Tables::new(model) }
     }
 
@@ -202,6 +203,10 @@ impl LaneKernel for MechanicsKernel {
             )));
         }
         Ok(())
+    }
+
+    fn device_model(&self) -> Option<DeviceModel> {
+        Some(self.double.device_model())
     }
 
     fn scratch(&self, atoms: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Molecular mechanics from an OpenMM `System` file: harmonic bonds and angles, periodic torsions, Lennard-Jones and Coulomb
 //! without cutoff, and generalised Born solvation (OBC1, OBC2), with analytic forces.
 
+mod device;
 mod kernel;
 mod model;
 mod terms;

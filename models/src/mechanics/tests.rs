@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::{self, Sample};
 use scorefield_integrators::fused::Plan;
 use scorefield_integrators::{
     Batch, Context, DType, Dynamics, DynamicsSpec, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem, Want,
@@ -244,5 +245,20 @@ fn rigid_bonds_stay_rigid() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn kernels_give_the_same_forces_and_trajectories() {
+    for case in READABLE {
+        let (m, frames) = fixture(case);
+        let mut system = System::particles(case, m.atoms(), 1.0);
+        system.masses = m.masses().to_vec();
+        let system = Arc::new(system);
+        let samples: Vec<Sample> = (0..3)
+            .map(|k| Sample::new(system.clone(), numbers(&frames[k % frames.len()]["positions_nm"])).displaced(0.004, k as u64))
+            .collect();
+        testing::check_device(&*m.provider(case), &samples, 0.0005, 2.5, 10, 1e-5);
+        testing::check_kernels_compile(&*m.provider(case), m.atoms());
     }
 }

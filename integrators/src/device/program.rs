@@ -1,0 +1,40 @@
+//! The text of a program, put together from its parts.
+
+use crate::array::DType;
+
+const PRELUDE: &str = include_str!("../../kernels/prelude.cu");
+const CONSTRAINT: &str = include_str!("../../kernels/constraint.cu");
+const STEP: &str = include_str!("../../kernels/step.cu");
+
+/// Text to compile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    pub(super) source: String,
+}
+
+/// Threads that move one replica of `atoms` atoms: one for a few, else whole warps, so that a thread has one atom.
+pub(super) fn team(atoms: usize) -> usize {
+    if atoms <= 3 { 1 } else { (32 * atoms.div_ceil(32)).min(256) }
+}
+
+/// Most threads of a block of such teams.
+pub(super) fn block(team: usize) -> usize {
+    team.max(128)
+}
+
+impl Program {
+    /// Steps and forces of a model for replicas of up to `atoms` atoms.
+    pub(super) fn new(model: &str, dtype: DType, atoms: usize) -> Self {
+        let team = team(atoms);
+        let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
+        let source = format!("#define TEAM {team}\n#define BLOCK {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}", block(team));
+        Program { source }
+    }
+
+    /// 64-bit FNV-1a of the text and of `also`, in hexadecimal: the name of what was compiled from it.
+    pub(super) fn hash(&self, also: &str) -> String {
+        let bytes = self.source.bytes().chain(also.bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        format!("{hash:016x}")
+    }
+}
