@@ -353,10 +353,9 @@ impl Raw {
         order.sort_unstable();
         order.truncate(limit);
         order.sort_unstable_by_key(|o| o.1);
-        let pick =
-            |v: &[f64]| order.iter().flat_map(|&(_, i)| v[i * self.width..(i + 1) * self.width].iter().copied()).collect::<Vec<f64>>();
-        self.x = pick(&self.x);
-        self.forces = self.forces.as_deref().map(pick);
+        let width = self.width;
+        let pick = |v: &Vec<f64>| order.iter().flat_map(|&(_, i)| v[i * width..(i + 1) * width].iter().copied()).collect::<Vec<f64>>();
+        (self.x, self.forces) = (pick(&self.x), self.forces.as_ref().map(pick));
         self.starts = vec![0];
     }
 
