@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scoremd::analytic::{Analytic, Gaussian};
+use crate::scoremd::config::{Body, ExpertConfig, Head};
 use crate::scoremd::fokker_planck::{FokkerPlanck, Formulas};
 use crate::scoremd::log_z::LogZ;
 use crate::scoremd::loss::ForceMatching;
@@ -266,4 +267,61 @@ fn plans_that_make_no_sense_are_refused() {
     refused(&|p| p.stages[0].objective.fokker_planck = Some(FokkerPlanck { fraction: 0.0, ..FokkerPlanck::default() }), "fraction");
     refused(&|p| p.stages[0].objective.fokker_planck = Some(FokkerPlanck { sigma: -1.0, ..FokkerPlanck::default() }), "sigma");
     refused(&|p| p.stages[0].schedule.peak = f64::NAN, "learning rate");
+}
+
+/// A network that knows nothing of normal distributions learns one, and log Z(t) is that of its own energy.
+#[test]
+fn a_real_network_learns_scores_and_its_normaliser() {
+    let (variances, process) = ([0.3f64, 1.2], VariancePreserving::default());
+    let config = ExpertConfig { body: Body::Mlp { dimension: 2, hidden: vec![40, 40] }, head: Head::Potential, range: TimeRange::ALL };
+    let noise = Noise::new(3);
+    let x = (0..20_000u32).flat_map(|i| {
+        let z = noise.normals(i, 0, 0, Purpose::Displacement);
+        (0..2).map(move |d| (z[d] * variances[d].sqrt()) as f32)
+    });
+    let data = Arc::new(Data { x: x.collect(), scores: None, dimension: 2 });
+    let mut plan = plan(8000, objective());
+    plan.stages[0].schedule.peak = 5e-3;
+    plan.ema = Ema::default();
+    plan.stages[0].objective.fokker_planck = Some(FokkerPlanck { weight: 1e-2, ..FokkerPlanck::default() });
+    let network = crate::scoremd::network::<f32>(&config, &[]).unwrap();
+    let parameters = network.layout().len();
+    let mut trainer = Trainer::<f32>::new(plan, vec![network.clone()], data).unwrap();
+    pool(2).install(|| run(&mut trainer, 8000));
+    let learned = &trainer.state().average[0];
+    let mut worker = network.worker();
+    worker.load(&learned[..parameters]);
+    let (side, h) = (101usize, 0.1f32);
+    let grid: Vec<f32> = (0..side * side).flat_map(|k| [(k / side) as f32, (k % side) as f32]).map(|i| h * (i - 50.0)).collect();
+    let z = LogZ::new(1.0);
+    let mut first = None;
+    for t in [1e-3, 0.02, 0.1, 0.4, 0.9f32] {
+        let times = vec![t; side * side];
+        let (mut energy, mut score) = (vec![0.0; side * side], vec![0.0; 2 * side * side]);
+        let rows = crate::scoremd::network::Rows { x: &grid, t: &times, system: &[] };
+        worker.evaluate(rows, Some(&mut energy), Some(&mut score));
+        // Errors and sizes of scores, weighted with the true density.
+        let variance = variances.map(|v| process.mean(t.into()).powi(2) * v + process.sigma(t.into()).powi(2));
+        let (mut error, mut size) = (0.0, 0.0);
+        for (x, s) in grid.chunks(2).zip(score.chunks(2)) {
+            let x = [f64::from(x[0]), f64::from(x[1])];
+            let density = (-0.5 * (x[0] * x[0] / variance[0] + x[1] * x[1] / variance[1])).exp();
+            for d in 0..2 {
+                let exact = -x[d] / variance[d];
+                error += density * (f64::from(s[d]) - exact).powi(2);
+                size += density * exact * exact;
+            }
+        }
+        let partition: f64 = energy.iter().map(|e| f64::from(-e).exp()).sum();
+        let (quadrature, splines) = (partition.ln(), z.basis(t.into()).log_z(&learned[parameters..]));
+        let &mut (q, s) = first.get_or_insert((quadrature, splines));
+        let (score_error, z_error) = ((error / size).sqrt(), (splines - s) - (quadrature - q));
+        println!(
+            "t = {t}: scores within {:.1} %, log Z − log Z(0.001) = {:.3} (quadrature {:.3})",
+            100.0 * score_error,
+            splines - s,
+            quadrature - q
+        );
+        assert!(score_error < 0.1 && z_error.abs() < 0.05, "t = {t}: {score_error} {z_error}");
+    }
 }
