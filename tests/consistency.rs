@@ -122,7 +122,7 @@ fn two_runs_of_one_surface_agree_and_a_hotter_one_does_not() {
 fn beads_of_a_peptide_by_names_and_by_selection() {
     let folder = tempfile::tempdir().unwrap();
     let reference = peptide(&folder, "reference.pdb", 150, 1.0, "N");
-    let stretched = peptide(&folder, "stretched.pdb", 150, 2.0, "N");
+    let stretched = peptide(&folder, "stretched.pdb", 150, 4.0, "N");
     let out = folder.path().join("report");
     succeed(&["consistency", "--reference", &reference, "--samples", &reference, "--out", &text(&out), "--quiet"]);
     let report = json(&out);
