@@ -38,7 +38,9 @@ def pmf(a, b, bins, limits):
     seen = (p > 0) | (q > 0)
     p, q = (np.where(x[seen] > 0, x[seen], 1e-6) for x in (p, q))
     weight = (p + q) / np.sum(p + q)
-    return np.sum(weight * (np.log(p) - np.log(q)) ** 2), divergence(p, q)
+    middle = (p + q) / 2
+    integrand = (p * np.log(p / middle) + q * np.log(q / middle)) / (2 * middle)
+    return np.sum(weight * (np.log(p) - np.log(q)) ** 2), np.sum(weight * integrand)
 
 
 def pair_distances(a, b, offset):

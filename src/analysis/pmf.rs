@@ -62,14 +62,11 @@ impl PmfGrid {
         if a.is_empty() || b.is_empty() {
             return f64::NAN;
         }
-        let cells = self.cells(a, b);
-        let (np, nq): (f64, f64) = cells.iter().fold((0.0, 0.0), |s, c| (s.0 + c[0], s.1 + c[1]));
-        cells
+        self.cells(a, b)
             .iter()
-            .map(|[p, q, _]| {
-                let (p, q) = (p / np, q / nq);
+            .map(|[p, q, w]| {
                 let m = 0.5 * (p + q);
-                0.5 * (p * (p / m).ln() + q * (q / m).ln())
+                0.5 * w * (p / m * (p / m).ln() + q / m * (q / m).ln())
             })
             .sum()
     }
