@@ -14,7 +14,7 @@ use crate::io::{Frame, subsystem, write_atomically, write_frames};
 use crate::report::free_energy::FreeEnergyAccumulator;
 use crate::report::log::{Row, read_series};
 use crate::report::progress::Progress;
-use crate::report::summary::{DivergenceSummary, ExchangeSummary, PairSummary, SetSummary, Summary, plural};
+use crate::report::summary::{DivergenceSummary, ExchangeSummary, OutsideSummary, PairSummary, SetSummary, Summary, plural};
 use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
 use outputs::{Set, Written};
@@ -22,7 +22,9 @@ use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
 use scorefield_integrators::{
     Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, UnitSystem, Want, simd,
 };
+use scorefield_models::scoremd::domain::Domain;
 use start::Loaded;
+pub(crate) use start::own_system;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +51,9 @@ pub struct Simulation {
     written: Option<Written>,
     /// Counts φ and ψ at the lowest temperature.
     free_energy: Option<FreeEnergyAccumulator>,
+    /// Where the model was trained, and what was logged outside of it.
+    domain: Option<Domain>,
+    outside: OutsideSummary,
     /// Positions of one replica.
     scratch: Vec<f64>,
     /// Degrees of freedom per replica.
@@ -183,9 +188,10 @@ impl Simulation {
         let written = start::written_atoms(&loaded.frames, &config)?;
         if config.relax && fresh {
             start::relax(&mut loaded.frames, &*loaded.provider, dtype, &runtime.pool, &mut loaded.warnings)?;
+            loaded.starts.clear();
         }
         loaded.warnings.iter().for_each(|w| runtime.warn(w));
-        let (batch, state) = start::replicate(&loaded.frames, &config, dtype, header.seed)?;
+        let (batch, state) = start::replicate(&loaded.frames, &loaded.starts, &config, dtype, header.seed)?;
         let noise = Noise::new(header.seed);
         let dynamics = Dynamics::new(&config.dynamics, config.units, config.remove_drift)?;
         let sets = open(&config, &batch, written.as_ref())?;
@@ -212,6 +218,8 @@ impl Simulation {
             sets,
             written,
             free_energy,
+            domain: loaded.domain,
+            outside: OutsideSummary::default(),
             scratch: Vec::new(),
             freedom,
             model: name,
@@ -387,7 +395,7 @@ impl Simulation {
         }
         let (step, time) = (self.step(), self.time());
         let moving = self.config.dynamics.has_velocities();
-        self.ensemble.fetch(Fetch { velocities: moving, positions: self.free_energy.is_some(), forces: false })?;
+        self.ensemble.fetch(Fetch { velocities: moving, positions: self.free_energy.is_some() || self.domain.is_some(), forces: false })?;
         let (ensemble, freedom, units) = (&self.ensemble, &self.freedom, self.config.units);
         for set in &mut self.sets {
             set.write_log(ensemble, |replica| {
@@ -401,6 +409,16 @@ impl Simulation {
                     temperature: kinetic.map(|k| kinetic_temperature(k, freedom[replica], units)),
                 }
             })?;
+        }
+        if let Some(domain) = &self.domain {
+            for set in &self.sets {
+                for &replica in set.members.iter().filter(|r| !ensemble.is_frozen(**r)) {
+                    let view = ensemble.positions(replica);
+                    self.scratch.clear();
+                    self.scratch.extend((0..view.len()).map(|k| view.get(k)));
+                    self.outside.note(step, replica, domain.check(&self.scratch));
+                }
+            }
         }
         // All replicas begin at one structure: the first row says nothing about the ensemble.
         if let (Some(counts), Some(set)) = (&mut self.free_energy, self.sets.first())
@@ -562,6 +580,7 @@ impl Simulation {
             averages,
             exchange,
             divergences: self.divergences.clone(),
+            outside_training: self.domain.is_some().then(|| self.outside.clone()),
         })
     }
 

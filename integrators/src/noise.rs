@@ -19,6 +19,10 @@ pub enum Purpose {
     Displacement = 4,
     /// Resampling in error estimates.
     Bootstrap = 5,
+    /// Start of a generative process: pure noise.
+    Prior = 6,
+    /// Noise of a reverse diffusion.
+    Diffusion = 7,
     /// Which frames are kept as training data, and in what order they are used.
     TrainingChoice = 16,
     /// Noise added to training data: counter `replica` is the row, `step` the training step.

@@ -149,6 +149,11 @@ impl Model {
         self.capabilities().units == UnitSystem::Reduced
     }
 
+    /// The system that the model brings along.
+    pub(super) fn own_toy(&self) -> Option<&scorefield_models::Toy> {
+        self.built.toy.as_ref()
+    }
+
     /// The model's own start structure as a frame, for runs without a file.
     ///
     /// # Errors
@@ -157,7 +162,7 @@ impl Model {
         let Some(toy) = &self.built.toy else {
             return usage(format!("{} acts on molecules; name a structure file", self.capabilities().name))?;
         };
-        let mut frame = Frame::new(Arc::new(toy.system.clone()), toy.positions.clone());
+        let mut frame = Frame::new(Arc::new(crate::simulation::own_system(toy)?), toy.positions.clone());
         frame.cell = toy.cell;
         Ok(frame)
     }

@@ -10,6 +10,7 @@ mod info;
 mod input;
 mod models;
 mod relax;
+mod sample;
 mod simulate;
 mod train;
 
@@ -44,6 +45,7 @@ enum Command {
     #[command(after_long_help = exchange::EXAMPLES, after_help = exchange::EXAMPLES)]
     Exchange(ExchangeFlags),
     Relax(relax::RelaxFlags),
+    Sample(sample::SampleFlags),
     Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
     Models(models::ModelsFlags),
@@ -96,6 +98,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Simulate(args) => start(args, global, simulate::run),
         Command::Exchange(args) => start(args, global, exchange::run),
         Command::Relax(flags) => start(flags, global, relax::run),
+        Command::Sample(flags) => start(flags, global, sample::run),
         Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
         Command::Models(flags) => start(flags, global, models::run),

@@ -3,6 +3,7 @@
 use super::progress::speed;
 use crate::analysis::statistics::BlockAverage;
 use scorefield_integrators::{DType, UnitSystem};
+use scorefield_models::scoremd::domain::Outside;
 use serde::Serialize;
 use std::fmt;
 
@@ -100,6 +101,32 @@ pub struct Summary {
     pub exchange: Option<ExchangeSummary>,
     /// Replicas that left every sensible range.
     pub divergences: Vec<DivergenceSummary>,
+    /// How often a trained model was asked about configurations unlike its training data.
+    pub outside_training: Option<OutsideSummary>,
+}
+
+/// Configurations at which the log was written, and those of them unlike anything in the training data.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OutsideSummary {
+    /// Configurations looked at.
+    pub seen: u64,
+    /// Configurations outside.
+    pub outside: u64,
+    /// The first of them in words.
+    pub first: Option<String>,
+}
+
+impl OutsideSummary {
+    /// Notes one configuration.
+    pub fn note(&mut self, step: u64, replica: usize, found: Option<Outside>) {
+        self.seen += 1;
+        let Some(Outside { of: [i, j], value, bounds: [low, high] }) = found else { return };
+        self.outside += 1;
+        self.first.get_or_insert_with(|| {
+            let what = if i == j { format!("coordinate {i}") } else { format!("the distance of beads {} and {}", i + 1, j + 1) };
+            format!("step {step}, replica {replica}: {what} is {value:.4}, in training {low:.4} to {high:.4}")
+        });
+    }
 }
 
 /// `1 replica`, `2 replicas`.
@@ -152,6 +179,15 @@ impl fmt::Display for Summary {
         }
         for d in &self.divergences {
             writeln!(f, "replica {} left every sensible range at step {}: {}", d.replica, d.step, d.what)?;
+        }
+        if let Some(o) = self.outside_training.as_ref().filter(|o| o.outside > 0) {
+            writeln!(
+                f,
+                "{} of {} logged configurations are unlike the training data, where the model knows nothing; the first: {}",
+                o.outside,
+                o.seen,
+                o.first.as_deref().unwrap_or("?")
+            )?;
         }
         writeln!(
             f,

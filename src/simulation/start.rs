@@ -9,6 +9,7 @@ use scorefield_integrators::relax::{RelaxOptions, RelaxSpec, relax_all};
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::{Batch, DType, ForceProvider, Noise, State, System, UnitSystem};
 use scorefield_models::mechanics::Mechanics;
+use scorefield_models::scoremd::domain::Domain;
 use scorefield_models::{Built, ProviderSpec, Toy, parse_spec};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,10 @@ pub(super) struct Loaded {
     pub(super) provider: Box<dyn ForceProvider>,
     pub(super) subject: Subject,
     pub(super) frames: Vec<Frame>,
+    /// Positions that replicas start from in turn, where the model brings its own; instead of those of the frame.
+    pub(super) starts: Vec<Vec<f64>>,
+    /// Where the model was trained.
+    pub(super) domain: Option<Domain>,
     pub(super) inputs: Vec<InputFile>,
     pub(super) warnings: Vec<String>,
 }
@@ -43,6 +48,7 @@ pub(super) struct Loaded {
 pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
     let mut warnings = Vec::new();
     let mut inputs = Vec::new();
+    let mut starts = Vec::new();
     let built_in = run.structure.is_none() && run.model.is_none();
     let mut frames = match &run.structure {
         Some(path) => {
@@ -84,10 +90,12 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
                 built.provider.capabilities().name
             ));
         };
-        let mut frame = Frame::new(Arc::new(toy.system.clone()), toy.positions.clone());
+        let mut frame = Frame::new(Arc::new(own_system(toy)?), toy.positions.clone());
         frame.cell = toy.cell;
         frames.push(frame);
+        starts = toy.trained.as_ref().map(|t| t.starts.clone()).unwrap_or_default();
     }
+    let domain = built.toy.as_ref().and_then(|t| t.trained.as_ref()).and_then(|t| t.domain.clone());
     let subject = subject(&built, built_in);
     if subject.units == UnitSystem::Si {
         frames.iter().try_for_each(|f| check_overlaps(f, OVERLAP_NM))?;
@@ -101,7 +109,7 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
         frames.iter_mut().for_each(|f| f.cell = None);
     }
     warnings.extend(crate::io::take_warnings());
-    Ok(Loaded { provider: built.provider, subject, frames, inputs, warnings })
+    Ok(Loaded { provider: built.provider, subject, frames, starts, domain, inputs, warnings })
 }
 
 /// Descriptions that cannot be understood are mistakes of usage; files that cannot be used are not.
@@ -166,14 +174,41 @@ fn read_starts(path: &Path, run: &RunFlags) -> Result<Vec<Frame>> {
 
 /// The built-in structure, read like any other file.
 fn example() -> Result<Frame> {
-    let path = std::env::temp_dir().join(format!("{EXAMPLE_NAME}-{}.pdb", std::process::id()));
-    std::fs::write(&path, EXAMPLE_PDB).map_err(|e| Error::file("write", &path, e))?;
+    let mut frame = read_pdb(EXAMPLE_PDB)?;
+    Arc::make_mut(&mut frame.system).name = EXAMPLE_NAME.into();
+    Ok(frame)
+}
+
+/// The first structure of a PDB file's text.
+fn read_pdb(text: &str) -> Result<Frame> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("scorefield-{}-{}.pdb", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).map_err(|e| Error::file("write", &path, e))?;
     let frame = read_structure(&path);
     // A file that stays in the directory for temporary files harms nobody.
     let _ = std::fs::remove_file(&path);
-    let mut frame = frame?;
-    Arc::make_mut(&mut frame.system).name = EXAMPLE_NAME.into();
-    Ok(frame)
+    Ok(frame?)
+}
+
+/// The system that a model brings along; a trained one's names and bonds come from the PDB in its weights.
+pub(crate) fn own_system(toy: &Toy) -> Result<System> {
+    let mut system = toy.system.clone();
+    if let Some(pdb) = toy.trained.as_ref().and_then(|t| t.pdb.as_deref()) {
+        let read = read_pdb(pdb)?.system;
+        if read.len() != system.len() {
+            return Err(Error::Run(format!(
+                "{}: the weights are for {} beads, but the structure in them has {}; the file is damaged",
+                system.name,
+                system.len(),
+                read.len()
+            )));
+        }
+        system.names.clone_from(&read.names);
+        system.bonds.clone_from(&read.bonds);
+    }
+    Ok(system)
 }
 
 /// Changes every different system once, so that frames of one molecule go on sharing it.
@@ -274,11 +309,11 @@ fn replicas(sampling: &Sampling, frames: usize) -> Vec<usize> {
     }
 }
 
-/// All replicas at step 0, with velocities at their temperatures.
+/// All replicas at step 0, with velocities at their temperatures. Where there are `starts`, replicas begin at them in turn.
 ///
 /// # Errors
 /// Where there are too many, or structures differ that must not.
-pub(super) fn replicate(frames: &[Frame], config: &RunConfig, dtype: DType, seed: u64) -> Result<(Batch, State)> {
+pub(super) fn replicate(frames: &[Frame], starts: &[Vec<f64>], config: &RunConfig, dtype: DType, seed: u64) -> Result<(Batch, State)> {
     let most = frames.iter().map(Frame::len).max().unwrap_or(1).max(1);
     let which = replicas(&config.sampling, frames.len());
     if which.len().saturating_mul(6 * most) > MOST_COORDINATES {
@@ -288,7 +323,11 @@ pub(super) fn replicate(frames: &[Frame], config: &RunConfig, dtype: DType, seed
         return usage("replica exchange needs one molecule, but the start structures differ; choose others with --frames");
     }
     let batch = Batch::new(which.iter().map(|&f| frames[f].system.clone()).collect(), (0..which.len() as u32).collect())?;
-    let positions: Vec<f64> = which.iter().flat_map(|&f| frames[f].positions.iter().copied()).collect();
+    let start = |(r, &f): (usize, &usize)| match starts.len() {
+        0 => frames[f].positions.iter().copied(),
+        n => starts[r % n].iter().copied(),
+    };
+    let positions: Vec<f64> = which.iter().enumerate().flat_map(start).collect();
     let mut state = State::at_rest(&batch, &positions, dtype)?;
     let cells: Vec<Option<Cell>> = which.iter().map(|&f| frames[f].cell).collect();
     state.cells = match cells.iter().flatten().count() {

@@ -39,6 +39,12 @@ impl<T: SimdReal> Mixture<T> {
         Ok(Mixture { ranges: config.experts.iter().map(|e| e.range).collect(), networks })
     }
 
+    /// One network of one's own for all times.
+    #[cfg(test)]
+    pub(crate) fn of(network: Arc<dyn Network<T>>) -> Self {
+        Mixture { ranges: vec![TimeRange::ALL], networks: vec![network] }
+    }
+
     /// Its networks, from the largest times to the smallest.
     pub fn networks(&self) -> &[Arc<dyn Network<T>>] {
         &self.networks

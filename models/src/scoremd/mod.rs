@@ -28,6 +28,9 @@ pub mod provider;
 #[cfg(test)]
 mod provider_tests;
 pub mod published;
+pub mod sampler;
+#[cfg(test)]
+mod sampler_tests;
 pub mod trainer;
 
 pub use mixture::Mixture;

@@ -1,0 +1,186 @@
+//! `scorefield sample`: independent samples of a trained model.
+
+use super::input::{Frame, Model};
+use super::{Outcome, Runtime, print};
+use crate::error::{Error, usage};
+use crate::io::arrays::{Tensor, Values, write_arrays};
+use crate::io::write_frames;
+use crate::report::progress::Progress;
+use crate::signals::Interrupt;
+use crate::simulation::own_system;
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use scorefield_integrators::simd::SimdReal;
+use scorefield_integrators::{DType, Noise};
+use scorefield_models::scoremd;
+use scorefield_models::scoremd::sampler::{Method, Sampler, Settings};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+const EXAMPLES: &str = "\
+Examples:
+  scorefield sample --model model.safetensors -n 1000 -o samples.dcd
+  scorefield sample --model model.safetensors -n 10000 --sampler heun --steps 200 -o samples.npy
+  scorefield consistency --reference reference.dcd --topology beads.pdb --samples samples.dcd --simulation run
+
+The published sampler is em with 1000 steps. Files: any trajectory format, or .npy, .npz and .safetensors of [n, N, 3] in nm
+([n, D] for toys). A trajectory gets the model's beads as a PDB beside it.";
+
+/// Draw independent samples from a trained model
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct SampleFlags {
+    /// Weights of the model
+    #[arg(long, value_name = "FILE")]
+    pub(super) model: Option<PathBuf>,
+    /// Number of samples [default: 1000]
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(super) count: Option<u32>,
+    /// File for the samples
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// em (reverse diffusion), pc (with a Langevin corrector), ode or heun (probability flow) [default: em]
+    #[arg(long, value_name = "NAME", value_parser = method)]
+    pub(super) sampler: Option<Method>,
+    /// Times from noise to data [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub(super) steps: Option<usize>,
+    /// Leave out the noise of the last step and return the mean of the clean data
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
+    pub(super) denoise: Option<bool>,
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    Method::deserialize(serde_json::Value::from(text)).map_err(|_| "known are em, pc, ode and heun".to_owned())
+}
+
+/// Samples that one thread draws at a time.
+const CHUNK: usize = 64;
+/// Most coordinates of all samples.
+const MOST: usize = 1 << 28;
+
+/// Runs the command.
+///
+/// # Errors
+/// Where flags or weights are wrong, a sample is not finite, or the file cannot be written.
+pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
+    let (Some(file), Some(output)) = (&flags.model, &flags.output) else {
+        return usage("--model and --output are needed, for example `scorefield sample --model model.safetensors -o samples.dcd`")?;
+    };
+    let default = Settings::default();
+    let settings = Settings {
+        method: flags.sampler.unwrap_or(default.method),
+        times: flags.steps.unwrap_or(default.times),
+        denoise: flags.denoise.unwrap_or(default.denoise),
+        ..default
+    };
+    settings.check().map_err(|e| Error::Usage(e.to_string()))?;
+    let model = scoremd::Model::read(file)?;
+    let n = flags.count.unwrap_or(1000) as usize;
+    if n == 0 || n.saturating_mul(model.dimension()) > MOST {
+        return usage(format!("--count {n}: 1 to {} samples of this model are drawn at once", MOST / model.dimension()))?;
+    }
+    let interrupt = Interrupt::install()?;
+    let start = Instant::now();
+    let x = match runtime.dtype.unwrap_or(DType::F32) {
+        DType::F32 => draw::<f32>(&model, settings, n, runtime, &interrupt)?,
+        DType::F64 => draw::<f64>(&model, settings, n, runtime, &interrupt)?,
+    };
+    let Some(x) = x else {
+        runtime.warn("interrupted; nothing was written");
+        return Ok(Outcome::Interrupted);
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    write(output, file, &model, &x, runtime)?;
+    print(format!(
+        "{n} samples, {} scores each, in {seconds:.2} s: {:.0} samples/s, {:.1} µs per score and thread\n{}, seed {}: {}",
+        settings.evaluations(),
+        n as f64 / seconds,
+        1e6 * seconds * runtime.threads() as f64 / (n * settings.evaluations()) as f64,
+        scorefield_integrators::simd::current_isa(),
+        runtime.seed,
+        output.display()
+    ))?;
+    Ok(Outcome::Done)
+}
+
+/// Samples `[n, D]` in nm or reduced units; `None` where somebody interrupted.
+fn draw<T: SimdReal>(
+    model: &scoremd::Model,
+    settings: Settings,
+    n: usize,
+    runtime: &Runtime,
+    interrupt: &Interrupt,
+) -> Result<Option<Vec<f64>>> {
+    let d = model.dimension();
+    let noise = Noise::new(runtime.seed);
+    let mut x = vec![T::default(); n * d];
+    let progress = std::sync::Mutex::new(Progress::new(n as u64, 0, 1, None, runtime.quiet));
+    let done = AtomicUsize::new(0);
+    // Enough pieces for all threads, of a size that depends on nothing else: samples do not depend on it anyway.
+    let work = |(k, x): (usize, &mut [T])| -> Result<()> {
+        if interrupt.requested() {
+            return Ok(());
+        }
+        // A sampler's memory is small beside what it draws.
+        let mut sampler = Sampler::<T>::new(model, settings)?;
+        sampler.draw(noise, (k * CHUNK) as u32, x)?;
+        let now = done.fetch_add(x.len() / d, Ordering::Relaxed) + x.len() / d;
+        if let Ok(mut bar) = progress.try_lock() {
+            bar.update(now as u64, n as u64);
+        }
+        Ok(())
+    };
+    runtime.pool.install(|| x.par_chunks_mut(CHUNK * d).enumerate().try_for_each(work))?;
+    if let Ok(mut bar) = progress.lock() {
+        bar.finish();
+    }
+    if interrupt.requested() {
+        return Ok(None);
+    }
+    if let Some(k) = x.iter().position(|x| !x.to_f64().is_finite()) {
+        return Err(Error::Run(format!(
+            "sample {} is not finite: the scores grew without bound; use more --steps, or look at the model's training",
+            k / d
+        ))
+        .into());
+    }
+    Ok(Some(x.iter().map(|x| x.to_f64() / model.scale).collect()))
+}
+
+/// Writes samples as arrays or as a trajectory, by the file's extension.
+fn write(output: &Path, file: &Path, model: &scoremd::Model, x: &[f64], runtime: &Runtime) -> Result<()> {
+    let d = model.dimension();
+    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if ["npy", "npz", "safetensors"].contains(&extension) {
+        let beads = model.types.len();
+        let shape = if d == 3 * beads && beads > 1 { vec![x.len() / d, beads, 3] } else { vec![x.len() / d, d] };
+        let values = Values::F32(x.iter().map(|&x| x as f32).collect());
+        let arrays = BTreeMap::from([("positions".to_owned(), Tensor { shape, values })]);
+        write_arrays(output, &arrays, &BTreeMap::new())?;
+        return Ok(());
+    }
+    let built = Model::build(&file.display().to_string(), None)?;
+    let toy = built.own_toy().with_context(|| format!("{}: the weights hold no start frames", file.display()))?;
+    let system = Arc::new(own_system(toy)?);
+    let frames: Vec<Frame> = x
+        .chunks_exact(d)
+        .map(|row| {
+            let mut positions = row.to_vec();
+            positions.resize(3 * system.len(), 0.0);
+            built.release(Frame::new(system.clone(), positions))
+        })
+        .collect();
+    write_frames(output, None, &frames)?;
+    if !["pdb", "xyz", "extxyz", "cif", "gro"].contains(&extension) && !built.is_reduced() {
+        let beside = output.with_extension("pdb");
+        write_frames(&beside, None, &frames[..1])?;
+        runtime.say(format_args!("beads: {}", beside.display()));
+    }
+    Ok(())
+}
