@@ -17,7 +17,6 @@ mod driver;
 mod fire;
 mod lbfgs;
 mod rigid;
-mod rigid;
 mod superpose;
 #[cfg(test)]
 mod testing;

@@ -99,8 +99,8 @@ impl<T: SimdReal> Work<T> {
     }
 }
 
-/// `∫ r² (σ¹²/r¹² − σ⁶/r⁶) g dr` over what the cutoff and the switch leave out, for the mean of `4ε` and σ over all pairs of kinds,
-/// times `8π N²/4 …`: the `E V` of the dispersion correction (Shirts et al., *J. Phys. Chem. B* 111, 13052, 2007).
+/// `E V` of the dispersion correction (Shirts et al., *J. Phys. Chem. B* 111, 13052, 2007), `8π N² ⟨ε ∫ r² (σ¹²/r¹² − σ⁶/r⁶) (1 − S) dr⟩`:
+/// the mean over all pairs of atoms of what cutoff and switch leave out, at uniform density.
 fn dispersion(nb: &Nonbonded, cutoff: &Cutoff) -> f64 {
     // Kinds of atoms and how many there are of each.
     let mut kinds: Vec<(f64, f64, f64)> = Vec::new();
