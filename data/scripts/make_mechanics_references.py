@@ -11,7 +11,9 @@ For each case three files are written to ``tests/data/mechanics``:
 
 Energies and forces come from the Reference platform, which computes in f64.
 The frames are the energy minimum, three snapshots of Langevin dynamics at
-300 K, and the minimum with Gaussian noise of 0.005 nm on every coordinate.
+300 K, and the minimum with Gaussian noise of 0.005 nm on every coordinate;
+of systems of more than 200 atoms one snapshot. Periodic systems have the cell
+of their XML file.
 Numbers are written with as many digits as reading them back exactly needs.
 
 Some cases are meant to be refused by a reader of plain force fields: they are
@@ -30,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import openmm as mm
 from openmm import unit
-from openmm.app import CutoffNonPeriodic, Element, ForceField, HBonds, NoCutoff, Topology
+from openmm.app import CutoffNonPeriodic, CutoffPeriodic, Element, ForceField, HBonds, Modeller, NoCutoff, Topology
 
 from peptide_geometry import build, minimise, write_pdb
 
@@ -105,6 +107,81 @@ def torsions():
     return topology, system, positions
 
 
+def ryckaert_bellemans():
+    """Ryckaert-Bellemans torsions with all six coefficients."""
+    topology, system, positions = bonded_chain(9)
+    force = mm.RBTorsionForce()
+    coefficients = np.random.default_rng(SEED).normal(scale=3.0, size=(6, 6))
+    for i, row in enumerate(coefficients):
+        quartet = (i, i + 1, i + 2, i + 3) if i % 2 else (i + 3, i + 2, i + 1, i)
+        force.addTorsion(*quartet, *row)
+    force.addTorsion(0, 1, 2, 3, 1.0, -2.0, 0.5, 0.0, 0.0, 0.25)
+    system.addForce(force)
+    return topology, system, positions
+
+
+def cmap():
+    """Correction maps of two sizes on pairs of torsions, read forwards and backwards."""
+    topology, system, positions = bonded_chain(9)
+    force = mm.CMAPTorsionForce()
+    generator = np.random.default_rng(SEED)
+    for size in (24, 7):
+        force.addMap(size, generator.normal(scale=2.0, size=size * size))
+    for i in range(5):
+        first, second = (i, i + 1, i + 2, i + 3), (i + 1, i + 2, i + 3, i + 4)
+        force.addTorsion(i % 2, *first, *(second if i % 3 else second[::-1]))
+    system.addForce(force)
+    return topology, system, positions
+
+
+def mixture_in_triclinic_cell():
+    """Charged Lennard-Jones particles of three kinds in a triclinic cell, with reaction field, switch and dispersion correction."""
+    generator = np.random.default_rng(SEED)
+    vectors = np.array([[1.9, 0.0, 0.0], [0.5, 1.8, 0.0], [-0.4, 0.3, 1.7]])
+    grid = np.array([(i, j, k) for i in range(4) for j in range(4) for k in range(4)]) / 4
+    coordinates = (grid + generator.normal(scale=0.02, size=grid.shape)) @ vectors
+    # Some particles stand in other images of the cell. (Farther away, or in a smaller cell, the Reference platform misses
+    # some pairs just within the cutoff, as a sum over all pairs and images shows.)
+    coordinates += generator.integers(-1, 2, size=grid.shape) @ vectors
+    topology, system = Topology(), mm.System()
+    residue = topology.addResidue("MIX", topology.addChain("A"))
+    force = mm.NonbondedForce()
+    kinds = [("C", 12.011, 0.2, 0.30, 0.4), ("N", 14.007, -0.3, 0.33, 0.6), ("O", 15.999, 0.1, 0.36, 0.9)]
+    for i in range(len(grid)):
+        symbol, mass, charge, sigma, epsilon = kinds[i % 3]
+        topology.addAtom(f"{symbol}{i + 1}", Element.getBySymbol(symbol), residue)
+        system.addParticle(mass)
+        force.addParticle(charge, sigma, epsilon)
+    force.setNonbondedMethod(mm.NonbondedForce.CutoffPeriodic)
+    force.setCutoffDistance(0.7)
+    force.setUseSwitchingFunction(True)
+    force.setSwitchingDistance(0.55)
+    force.setReactionFieldDielectric(10.0)
+    force.setUseDispersionCorrection(True)
+    force.addException(0, 1, 0.0, 1.0, 0.0)
+    force.addException(1, 2, 0.05, 0.3, 0.2)
+    system.addForce(force)
+    system.setDefaultPeriodicBoxVectors(*(mm.Vec3(*v) for v in vectors))
+    topology.setPeriodicBoxVectors([mm.Vec3(*v) for v in vectors] * unit.nanometers)
+    return topology, system, coordinates * unit.nanometers
+
+
+def peptide_in_water(edge):
+    """Alanine dipeptide in flexible water in a cube, cut off with a reaction field."""
+    forcefield = ForceField("amber14-all.xml", "amber14/tip3p.xml")
+    topology, positions = build(ALA, forcefield)
+    modeller = Modeller(topology, positions)
+    modeller.addSolvent(forcefield, boxSize=mm.Vec3(edge, edge, edge) * unit.nanometers)
+    system = forcefield.createSystem(
+        modeller.topology,
+        nonbondedMethod=CutoffPeriodic,
+        nonbondedCutoff=0.7 * unit.nanometers,
+        constraints=None,
+        rigidWater=False,
+    )
+    return modeller.topology, system, modeller.positions
+
+
 def custom_bond():
     """A quartic bond written as an expression."""
     topology, system, positions = particles(3)
@@ -174,18 +251,26 @@ CASES = {
         solventDielectric=80.0,
     ),
     "torsions": torsions,
-    # Cases that a reader of plain force fields has to refuse.
-    "aldp-amber14-obc2-salt": lambda: peptide(
-        ALA, "amber14-all.xml", "implicit/obc2.xml", implicitSolventKappa=1.0
-    ),
-    "aldp-amber14-gbn2": lambda: peptide(ALA, "amber14-all.xml", "implicit/gbn2.xml"),
+    "ryckaert-bellemans": ryckaert_bellemans,
+    "cmap": cmap,
+    "dipeptide-amber19": lambda: peptide(["ALA", "GLY"], "amber19/protein.ff19SB.xml"),
     "aldp-constraints-hbonds": lambda: peptide(ALA, "amber99sbildn.xml", constraints=HBonds),
+    "aldp-obc-constraints-hbonds": lambda: peptide(
+        ALA, "amber99sbildn.xml", "amber99_obc.xml", constraints=HBonds
+    ),
     "aldp-cutoff-nonperiodic": lambda: peptide(
         ALA,
         "amber99sbildn.xml",
         nonbondedMethod=CutoffNonPeriodic,
         nonbondedCutoff=0.5 * unit.nanometers,
     ),
+    "mixture-triclinic": mixture_in_triclinic_cell,
+    "aldp-water-cutoff": lambda: peptide_in_water(1.6),
+    # Cases that a reader of plain force fields has to refuse.
+    "aldp-amber14-obc2-salt": lambda: peptide(
+        ALA, "amber14-all.xml", "implicit/obc2.xml", implicitSolventKappa=1.0
+    ),
+    "aldp-amber14-gbn2": lambda: peptide(ALA, "amber14-all.xml", "implicit/gbn2.xml"),
     "custom-bond": custom_bond,
     "nonbonded-offsets": nonbonded_offsets,
     "virtual-site": virtual_site,
@@ -205,7 +290,7 @@ def frames(topology, system, positions):
     context = mm.Context(system, integrator, platform)
     context.setPositions(minimum)
     context.setVelocitiesToTemperature(300.0, SEED)
-    for _ in range(SNAPSHOTS):
+    for _ in range(SNAPSHOTS if len(minimum) <= 200 else 1):
         integrator.step(STEPS_BETWEEN_SNAPSHOTS)
         result.append(context.getState(getPositions=True).getPositions(asNumpy=True))
     noise = np.random.default_rng(SEED).normal(scale=NOISE_NM, size=minimum.shape)

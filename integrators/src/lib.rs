@@ -4,6 +4,7 @@
 pub mod array;
 pub mod batch;
 pub mod constraint;
+pub mod count;
 pub mod device;
 pub mod dynamics;
 pub mod ensemble;

@@ -537,6 +537,10 @@ impl ProviderSpec {
             ProviderSpec::Ani1ccx(s) => ani(s, AniModel::Ani1ccx),
             ProviderSpec::Weights { file } if AniProvider::recognises(file) => Ok(alone(AniProvider::open(file, None)?)),
             ProviderSpec::So3lr(s) => Ok(alone(s.build()?)),
+            ProviderSpec::Weights { file } if crate::so3lr::recognises(file) => Err(Error::File {
+                file: file.clone(),
+                reason: format!("these are weights of SO3LR; write `so3lr:weights={}`", file.display()),
+            }),
             ProviderSpec::Scoremd(s) => Ok(score(s.build()?)),
             ProviderSpec::Weights { file } => {
                 let weights = WeightsFile::read(file)?;

@@ -346,8 +346,9 @@ where
         {
             return invalid(format!("{}: its cell {cell:?} is not finite", job.system.name));
         }
-        let walk = Walk::new(self.shared.settings, &job.system);
-        Ok(Member { index, positions: job.positions.clone(), job, walk, done: false })
+        let mut positions = job.positions.clone();
+        let walk = Walk::new(self.shared.settings, &job.system, &mut positions)?;
+        Ok(Member { index, positions, job, walk, done: false })
     }
 
     /// Relaxes a batch until an eighth of its atoms is done. Leaves present positions in the members that are not.

@@ -16,6 +16,7 @@
 mod driver;
 mod fire;
 mod lbfgs;
+mod rigid;
 mod superpose;
 #[cfg(test)]
 mod testing;
@@ -208,15 +209,18 @@ impl Propagator for Relaxation {
         if !matches!(ctx.state.clock, Clock::Diffusion { .. }) {
             ctx.state.clock = Clock::Iteration;
         }
-        if let Some(system) = ctx.batch.systems().iter().find(|s| !s.constraints.is_empty()) {
-            return invalid(format!(
-                "{} has {} rigid bonds, which minimisers do not keep; relax with a force field made without constraints",
-                system.name,
-                system.constraints.len()
-            ));
-        }
         ctx.provider.prepare(ctx.batch, ctx.state.dtype())?;
-        self.walks = ctx.batch.systems().iter().map(|system| Walk::new(&self.settings, system)).collect();
+        self.walks.clear();
+        for (b, system) in ctx.batch.systems().iter().enumerate() {
+            let range = ctx.batch.range3(b);
+            let mut positions = ctx.state.positions().part(range.clone()).to_f64();
+            self.walks.push(Walk::new(&self.settings, system, &mut positions)?);
+            if !system.constraints.is_empty() {
+                for (k, x) in range.zip(positions) {
+                    ctx.state.phase.set(k, x);
+                }
+            }
+        }
         ctx.evaluate(Settings::want(ctx.provider.capabilities()))?;
         for (b, walk) in self.walks.iter_mut().enumerate() {
             let range = ctx.batch.range3(b);

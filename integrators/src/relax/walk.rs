@@ -1,8 +1,10 @@
 //! One replica on its way: the coordinates that move, how far it has come, and its method's memory. Whatever a step needs
 //! is here, so that a replica can go from batch to batch.
 
+use super::rigid::Rigid;
 use super::{Convergence, Settings};
 use crate::array::{Array, View};
+use crate::error::{Result, invalid};
 use crate::propagator::Progress;
 use crate::system::System;
 
@@ -23,6 +25,7 @@ pub(super) struct Walk {
     dimension: usize,
     x: Vec<f64>,
     force: Vec<f64>,
+    rigid: Rigid,
     descent: Box<dyn Descent>,
     convergence: Convergence,
     progress: Progress,
@@ -34,14 +37,33 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(settings: &Settings, system: &System) -> Self {
+    /// A walk of `system` that begins at `positions` (`[N, 3]`), which are put onto its rigid bonds.
+    ///
+    /// # Errors
+    /// Where that cannot be done.
+    pub(super) fn new(settings: &Settings, system: &System, positions: &mut [f64]) -> Result<Self> {
         let moving = || (0..system.len()).filter(|&i| system.masses[i] > 0.0);
         let free: Vec<u32> = moving().flat_map(|i| (0..3).filter(|&a| system.axes[a]).map(move |a| (3 * i + a) as u32)).collect();
         let dimension = system.dimension().max(1);
-        let masses: Vec<f64> = if free.is_empty() { Vec::new() } else { moving().map(|i| system.masses[i]).collect() };
-        Walk {
+        let mut masses: Vec<f64> = if free.is_empty() { Vec::new() } else { moving().map(|i| system.masses[i]).collect() };
+        let mut rigid = Rigid::new(system, positions)?;
+        let mut x: Vec<f64> = free.iter().map(|&k| positions[k as usize]).collect();
+        if !rigid.is_empty() {
+            rigid.remember(&x);
+            if !rigid.restore(&mut x) {
+                return invalid(format!("{}: its atoms cannot be put onto its rigid bonds; check the structure", system.name));
+            }
+            for (x, &k) in x.iter().zip(&free) {
+                positions[k as usize] = *x;
+            }
+            // Equal masses keep an acceleration orthogonal to the bonds that its force is orthogonal to.
+            let mean = masses.iter().sum::<f64>() / masses.len().max(1) as f64;
+            masses.fill(mean);
+        }
+        Ok(Walk {
             dimension,
-            x: vec![0.0; free.len()],
+            x,
+            rigid,
             force: vec![0.0; free.len()],
             descent: settings.descent(&masses, dimension),
             convergence: settings.convergence,
@@ -52,14 +74,14 @@ impl Walk {
             idle: 0,
             steps: 0,
             free,
-        }
+        })
     }
 
     pub(super) fn progress(&self) -> Progress {
         self.progress
     }
 
-    /// Largest force on any atom that moves, at the last observation (kJ/mol/nm).
+    /// Largest force on any atom that moves, at the last observation (kJ/mol/nm), without what acts along rigid bonds.
     pub(super) fn fmax(&self) -> f64 {
         self.fmax
     }
@@ -71,7 +93,7 @@ impl Walk {
 
     /// Takes in the replica's forces `[N, 3]` at its present positions and settles its progress. `Err` is the first atom
     /// with a force that is not finite.
-    pub(super) fn observe(&mut self, forces: View<'_>) -> Result<(), usize> {
+    pub(super) fn observe(&mut self, forces: View<'_>) -> std::result::Result<(), usize> {
         for (f, &k) in self.force.iter_mut().zip(&self.free) {
             *f = forces.get(k as usize);
         }
@@ -79,6 +101,9 @@ impl Walk {
             self.fmax = f64::NAN;
             self.progress = Progress::Stalled;
             return Err(self.free[k] as usize / 3);
+        }
+        if !self.rigid.is_empty() {
+            self.rigid.project(&self.x, &mut self.force);
         }
         self.fmax = longest(&self.force, self.dimension);
         if self.fmax < self.record {
@@ -101,8 +126,13 @@ impl Walk {
         for (x, &k) in self.x.iter_mut().zip(&self.free) {
             *x = positions.get(first + k as usize);
         }
+        self.rigid.remember(&self.x);
         self.descent.advance(&mut self.x, &self.force);
         self.steps += 1;
+        if !self.rigid.is_empty() && !self.rigid.restore(&mut self.x) {
+            self.progress = Progress::Stalled;
+            return;
+        }
         if self.x.iter().any(|x| !x.is_finite()) {
             self.progress = Progress::Stalled;
             return;

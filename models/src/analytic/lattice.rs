@@ -52,7 +52,7 @@ impl Lattice {
 
 /// Displacements to nearest images, and their squares, of `m` candidates at `from` as seen from `xi`.
 #[inline(always)]
-pub(super) fn displacements<V: Lanes>(
+pub(crate) fn displacements<V: Lanes>(
     t: V::Token,
     lattice: &Lattice,
     xi: [V::Scalar; 3],

@@ -123,7 +123,7 @@ impl LennardJonesPeriodic {
             let atoms = input.batch.range(b).len();
             let rows = &positions[input.batch.range3(b)];
             let (cutoff, skin) = (self.parameters.cutoff, self.parameters.skin);
-            let listed = atoms >= self.list_from && self.lists[b].update(&lattice, rows, cutoff, skin);
+            let listed = atoms >= self.list_from && self.lists[b].update(&lattice, rows, cutoff, skin, &[]);
             let parameters = self.parameters.clone();
             let mut list = std::mem::take(&mut self.lists[b]);
             let work = self.work::<T>();

@@ -10,7 +10,7 @@ mod lennard_jones;
 mod lennard_jones_periodic;
 mod lennard_jones_spec;
 mod muller_brown;
-mod neighbours;
+pub(crate) mod neighbours;
 #[cfg(test)]
 mod periodic_tests;
 #[cfg(test)]

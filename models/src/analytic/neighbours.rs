@@ -8,13 +8,13 @@ use scorefield_integrators::state::Cell;
 
 /// For every atom its partners of higher index within some radius, in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct List {
+pub(crate) struct List {
     starts: Vec<u32>,
     partners: Vec<u32>,
     /// Positions and cell for which the list was built.
     built_at: Vec<f64>,
     built_in: Cell,
-    /// How far beyond the cutoff it reaches.
+    /// How far beyond the cutoff it reaches; 0 where it holds all pairs.
     skin: f64,
     /// Bin of each atom, where each bin begins, and atoms and positions sorted by bin.
     bin_of: Vec<u32>,
@@ -29,13 +29,14 @@ pub(super) struct List {
 impl List {
     /// Partners of atom `i`.
     #[inline(always)]
-    pub(super) fn partners(&self, i: usize) -> &[u32] {
+    pub(crate) fn partners(&self, i: usize) -> &[u32] {
         &self.partners[self.starts[i] as usize..self.starts[i + 1] as usize]
     }
 
     /// Makes sure that all pairs within `cutoff` are in the list: builds it anew where the cell changed or an atom moved more
-    /// than half the skin. False where the cell is too small for a list, so that all pairs must be taken.
-    pub(super) fn update<T: Real>(&mut self, lattice: &Lattice, rows: &[T], cutoff: f64, skin: f64) -> bool {
+    /// than half the skin. False where the cell is too small for a list, so that all pairs must be taken. `excluded` are
+    /// partners of higher index that are never listed, in order, by atom; empty where there are none at all.
+    pub(crate) fn update<T: Real>(&mut self, lattice: &Lattice, rows: &[T], cutoff: f64, skin: f64, excluded: &[Vec<u32>]) -> bool {
         let room = 0.5 * lattice.smallest_height() - cutoff;
         if room < 0.25 * skin {
             return false;
@@ -51,12 +52,30 @@ impl List {
             self.built_in = lattice.cell;
             self.built_at.clear();
             self.built_at.extend(rows.iter().map(|x| x.to_f64()));
-            self.build(lattice, cutoff + self.skin);
+            self.build(lattice, cutoff + self.skin, excluded);
         }
         true
     }
 
-    fn build(&mut self, lattice: &Lattice, radius: f64) {
+    /// Makes the list one of all pairs of `atoms` atoms but those `excluded`.
+    pub(crate) fn fill(&mut self, atoms: usize, excluded: &[Vec<u32>]) {
+        if self.skin == 0.0 && self.starts.len() == atoms + 1 {
+            return;
+        }
+        self.skin = 0.0;
+        self.built_at.clear();
+        self.starts.clear();
+        self.partners.clear();
+        self.starts.push(0);
+        for i in 0..atoms {
+            let first = self.partners.len();
+            self.partners.extend(i as u32 + 1..atoms as u32);
+            remove(&mut self.partners, first, excluded.get(i));
+            self.starts.push(self.partners.len() as u32);
+        }
+    }
+
+    fn build(&mut self, lattice: &Lattice, radius: f64, excluded: &[Vec<u32>]) {
         let atoms = self.built_at.len() / 3;
         let heights = lattice.heights();
         // At least three bins a side, so that the bins around one are different ones; else one.
@@ -97,7 +116,7 @@ impl List {
         }
         self.bin_starts.remove(0);
         self.bin_starts.push(atoms as u32);
-        dispatch(Build { list: self, lattice, sides, radius2: radius * radius });
+        dispatch(Build { list: self, lattice, sides, radius2: radius * radius, excluded });
     }
 }
 
@@ -107,6 +126,20 @@ struct Build<'a> {
     lattice: &'a Lattice,
     sides: [usize; 3],
     radius2: f64,
+    excluded: &'a [Vec<u32>],
+}
+
+/// Takes `excluded` out of `partners[first..]`, both in order.
+fn remove(partners: &mut Vec<u32>, first: usize, excluded: Option<&Vec<u32>>) {
+    let Some(excluded) = excluded.filter(|e| !e.is_empty()) else { return };
+    let mut kept = first;
+    for k in first..partners.len() {
+        if excluded.binary_search(&partners[k]).is_err() {
+            partners[kept] = partners[k];
+            kept += 1;
+        }
+    }
+    partners.truncate(kept);
 }
 
 /// The neighbours of bin `k` of `n` along one axis, itself included: the first one and how many follow it, cyclically.
@@ -118,7 +151,7 @@ impl WithSimd for Build<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, t: S) {
-        let Build { list, lattice, sides, radius2 } = self;
+        let Build { list, lattice, sides, radius2, excluded } = self;
         let List { starts, partners, built_at, sorted, sorted_at, d, r2, bin_starts, bin_of, .. } = list;
         let [dx, dy, dz] = d;
         starts.clear();
@@ -147,6 +180,7 @@ impl WithSimd for Build<'_> {
                 }
             }
             partners[first..].sort_unstable();
+            remove(partners, first, excluded.get(i));
             starts.push(partners.len() as u32);
         }
     }

@@ -6,8 +6,8 @@
 
 use super::model::Mechanics;
 use super::terms::{
-    MAX_PERIODICITY, Rescaling, TorsionSeries, Vec3, angle, bond, born_integrals, born_pair, born_radius, lennard_jones_coulomb, sub,
-    torsion,
+    MAX_PERIODICITY, Patch, Rescaling, TorsionSeries, Vec3, angle, bond, born_integrals, born_pair, born_radius, lennard_jones_coulomb,
+    map, pair, sub, torsion,
 };
 use scorefield_integrators::device::DeviceModel;
 use scorefield_integrators::lane::LaneKernel;
@@ -60,6 +60,11 @@ pub(super) struct Tables<T> {
     pub(super) torsions: Terms<T, 4>,
     /// Number of coefficients of P and R in a torsion's parameters.
     pub(super) torsion_powers: [usize; 2],
+    /// Pairs of torsions: first patch and size of their map.
+    maps: Terms<T, 8>,
+    patches: Vec<Patch<T>>,
+    /// Exceptions of a force with a cutoff, which are not cut: `qq`, `c₆`, `c₁₂`. Without cutoff they are among the pairs.
+    exceptions: Terms<T, 2>,
     pub(super) pairs: Option<Pairs<T>>,
     pub(super) born: Option<Born<T>>,
     /// 1 for the first half of the atoms, else 0: the last row of an even number of atoms has each pair twice.
@@ -97,13 +102,34 @@ impl<T: Real> Tables<T> {
             });
             series[at].1.add(t.k, t.periodicity, t.phase);
         }
+        for t in &m.rb_torsions {
+            let mut own = TorsionSeries::default();
+            own.add_powers(&t.c);
+            series.push((t.atoms, own));
+        }
         let used = |coefficients: &dyn Fn(&TorsionSeries) -> &[f64]| {
             series.iter().map(|(_, s)| coefficients(s).iter().rposition(|&c| c != 0.0).map_or(0, |p| p + 1)).max().unwrap_or(0)
         };
         let powers = [used(&|s| &s.p).max(2), used(&|s| &s.r)];
         let width = powers[0] + powers[1];
 
-        let nonbonded = m.nonbonded.as_ref().map(|nb| {
+        let mut patches = Vec::new();
+        let starts: Vec<[f64; 2]> = m
+            .maps
+            .iter()
+            .map(|map| {
+                let first = patches.len();
+                patches.extend(super::map::patches(map).iter().map(|patch| patch.map(real)));
+                [first as f64, map.size as f64]
+            })
+            .collect();
+        let cut = m.nonbonded.as_ref().filter(|nb| nb.cutoff.is_some());
+        let exceptions: Vec<_> = cut
+            .iter()
+            .flat_map(|nb| nb.exceptions.iter().map(|e| (e.atoms, nb.exception_parameters(e))))
+            .filter(|(_, parameters)| *parameters != [0.0; 3])
+            .collect();
+        let nonbonded = m.nonbonded.as_ref().filter(|nb| nb.cutoff.is_none()).map(|nb| {
             let parameters = nb.pair_parameters();
             let at = |a: usize, b: usize| &parameters[a * n + b];
             Pairs { qq: pair_table(&|a, b| at(a, b)[0]), c6: pair_table(&|a, b| at(a, b)[1]), c12: pair_table(&|a, b| at(a, b)[2]) }
@@ -142,6 +168,24 @@ impl<T: Real> Tables<T> {
                 width,
             },
             torsion_powers: powers,
+            maps: Terms {
+                atoms: m
+                    .map_torsions
+                    .iter()
+                    .map(|t| {
+                        let [[a, b, c, d], [e, f, g, h]] = t.atoms;
+                        [a, b, c, d, e, f, g, h]
+                    })
+                    .collect(),
+                parameters: m.map_torsions.iter().flat_map(|t| starts[t.map].map(real)).collect(),
+                width: 2,
+            },
+            patches,
+            exceptions: Terms {
+                atoms: exceptions.iter().map(|e| e.0).collect(),
+                parameters: exceptions.iter().flat_map(|e| e.1.map(real)).collect(),
+                width: 3,
+            },
             pairs: nonbonded,
             born,
             first_half: (0..stride).map(|a| real(if a < n / 2 { 1.0 } else { 0.0 })).collect(),
@@ -206,10 +250,15 @@ impl LaneKernel for MechanicsKernel {
     }
 
     fn device_model(&self) -> Option<DeviceModel> {
-        Some(self.double.device_model())
+        // Devices know neither maps nor exceptions apart from the pairs.
+        let known = self.double.maps.atoms.is_empty() && self.double.exceptions.atoms.is_empty();
+        known.then(|| self.double.device_model())
     }
 
     fn scratch(&self, atoms: usize) -> usize {
+        if self.double.pairs.is_none() && self.double.born.is_none() {
+            return 0;
+        }
         let rows = atoms / 2;
         let replica_lanes = KEPT * rows * atoms + 9 * atoms;
         // Atom lanes, in scalars: pairs, extended coordinates and Born arrays, rows in both roles; and one block of terms.
@@ -297,6 +346,28 @@ fn bonded<V: Lanes, const ENERGY: bool>(t: V::Token, tables: &Tables<V::Scalar>,
             *energy += e;
         }
     }
+    for (atoms, p) in tables.maps.atoms.iter().zip(tables.maps.parameters.chunks_exact(2)) {
+        let mut positions = [[V::zero(t); 3]; 8];
+        for (x_k, &i) in positions.iter_mut().zip(atoms) {
+            *x_k = atom(x, i as usize);
+        }
+        let (df, e) = map(t, positions, V::splat(t, p[0]), V::splat(t, p[1]), &tables.patches);
+        for k in 0..8 {
+            add_to(f, atoms[k] as usize, df[k]);
+        }
+        if ENERGY {
+            *energy += e;
+        }
+    }
+    for (atoms, p) in tables.exceptions.atoms.iter().zip(tables.exceptions.parameters.chunks_exact(3)) {
+        let [i, j] = [atoms[0] as usize, atoms[1] as usize];
+        let (df, e) = pair(t, [atom(x, i), atom(x, j)], V::splat(t, p[0]), V::splat(t, p[1]), V::splat(t, p[2]));
+        add_to(f, i, df[0]);
+        add_to(f, j, df[1]);
+        if ENERGY {
+            *energy += e;
+        }
+    }
 }
 
 #[inline(always)]
@@ -308,6 +379,9 @@ fn nonbonded<V: Lanes, const ENERGY: bool>(
     scratch: &mut [V],
     energy: &mut V,
 ) {
+    if tables.pairs.is_none() && tables.born.is_none() {
+        return;
+    }
     let n = tables.atoms;
     let zero = V::zero(t);
     let (kept, rest) = scratch.split_at_mut(KEPT * tables.rows * n);
@@ -321,9 +395,6 @@ fn nonbonded<V: Lanes, const ENERGY: bool>(
     integral.fill(zero);
 
     // Pass 1: direct interactions and Born integrals.
-    if tables.pairs.is_none() && tables.born.is_none() {
-        return;
-    }
     for d in 1..=tables.rows {
         let pairs = row_length(n, d);
         if pairs < n {
@@ -458,38 +529,54 @@ fn chain<V: Lanes>(s: V, force_a: V, slope_a: V, force_b: V, slope_b: V) -> V {
 // ---- lanes of atoms ------------------------------------------------------------------------------------------------
 
 /// One kind of bonded term over lanes. A trait, not a closure: see the module documentation of `simd`.
-trait Interaction<const ATOMS: usize>: Copy {
-    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; ATOMS], p: &[V]) -> ([Vec3<V>; ATOMS], V);
+trait Interaction<V: Lanes, const ATOMS: usize>: Copy {
+    fn evaluate(self, t: V::Token, x: [Vec3<V>; ATOMS], p: &[V]) -> ([Vec3<V>; ATOMS], V);
 }
 #[derive(Clone, Copy)]
 struct BondTerm;
-impl Interaction<2> for BondTerm {
+impl<V: Lanes> Interaction<V, 2> for BondTerm {
     #[inline(always)]
-    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; 2], p: &[V]) -> ([Vec3<V>; 2], V) {
+    fn evaluate(self, t: V::Token, x: [Vec3<V>; 2], p: &[V]) -> ([Vec3<V>; 2], V) {
         bond(t, x, p[0], p[1])
     }
 }
 #[derive(Clone, Copy)]
 struct AngleTerm;
-impl Interaction<3> for AngleTerm {
+impl<V: Lanes> Interaction<V, 3> for AngleTerm {
     #[inline(always)]
-    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; 3], p: &[V]) -> ([Vec3<V>; 3], V) {
+    fn evaluate(self, t: V::Token, x: [Vec3<V>; 3], p: &[V]) -> ([Vec3<V>; 3], V) {
         angle(t, x, p[0], p[1])
     }
 }
 #[derive(Clone, Copy)]
 struct TorsionTerm([usize; 2]);
-impl Interaction<4> for TorsionTerm {
+impl<V: Lanes> Interaction<V, 4> for TorsionTerm {
     #[inline(always)]
-    fn evaluate<V: Lanes>(self, t: V::Token, x: [Vec3<V>; 4], p: &[V]) -> ([Vec3<V>; 4], V) {
+    fn evaluate(self, t: V::Token, x: [Vec3<V>; 4], p: &[V]) -> ([Vec3<V>; 4], V) {
         let [np, nr] = self.0;
         torsion(t, x, &p[..np], &p[np..np + nr])
+    }
+}
+#[derive(Clone, Copy)]
+struct MapTerm<'a, T>(&'a [Patch<T>]);
+impl<V: Lanes> Interaction<V, 8> for MapTerm<'_, V::Scalar> {
+    #[inline(always)]
+    fn evaluate(self, t: V::Token, x: [Vec3<V>; 8], p: &[V]) -> ([Vec3<V>; 8], V) {
+        map(t, x, p[0], p[1], self.0)
+    }
+}
+#[derive(Clone, Copy)]
+struct PairTerm;
+impl<V: Lanes> Interaction<V, 2> for PairTerm {
+    #[inline(always)]
+    fn evaluate(self, t: V::Token, x: [Vec3<V>; 2], p: &[V]) -> ([Vec3<V>; 2], V) {
+        pair(t, x, p[0], p[1], p[2])
     }
 }
 
 /// Applies one kind of bonded term to lanes of terms: coordinates are gathered, forces added term by term in order.
 #[inline(always)]
-fn for_terms<V: Lanes, I: Interaction<ATOMS>, const ATOMS: usize, const ENERGY: bool>(
+fn for_terms<V: Lanes, I: Interaction<V, ATOMS>, const ATOMS: usize, const ENERGY: bool>(
     t: V::Token,
     terms: &Terms<V::Scalar, ATOMS>,
     interaction: I,
@@ -560,6 +647,8 @@ fn bonded_one<V: Lanes, const ENERGY: bool>(
     for_terms::<V, _, 2, ENERGY>(t, &tables.bonds, BondTerm, x, f, stride, energy);
     for_terms::<V, _, 3, ENERGY>(t, &tables.angles, AngleTerm, x, f, stride, energy);
     for_terms::<V, _, 4, ENERGY>(t, &tables.torsions, TorsionTerm(tables.torsion_powers), x, f, stride, energy);
+    for_terms::<V, _, 8, ENERGY>(t, &tables.maps, MapTerm(&tables.patches), x, f, stride, energy);
+    for_terms::<V, _, 2, ENERGY>(t, &tables.exceptions, PairTerm, x, f, stride, energy);
 }
 
 /// Fills `row[n..]` cyclically with `row[..n]`.

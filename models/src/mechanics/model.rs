@@ -1,6 +1,7 @@
 //! What a force field says about one system: masses and terms with their parameters, in internal units.
 
 use super::terms::{MAX_PERIODICITY, Rescaling};
+use scorefield_integrators::state::Cell;
 use scorefield_integrators::{Constraint, Error, Result, System};
 
 /// `½ k (r − length)²`.
@@ -28,6 +29,27 @@ pub(super) struct Torsion {
     pub k: f64,
 }
 
+/// `Σₙ Cₙ cosⁿ(φ − π)`, after Ryckaert and Bellemans.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RbTorsion {
+    pub atoms: [u32; 4],
+    pub c: [f64; 6],
+}
+
+/// Energies (kJ/mol) on a periodic grid of two torsions: `energy[i + size j]` at angles `2π i/size` and `2π j/size`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Map {
+    pub size: usize,
+    pub energy: Vec<f64>,
+}
+
+/// One pair of torsions, four atoms each, corrected by map number `map`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MapTorsion {
+    pub map: usize,
+    pub atoms: [[u32; 4]; 2],
+}
+
 /// Charge (e), σ (nm) and ε (kJ/mol) of one atom.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Particle {
@@ -45,32 +67,55 @@ pub(super) struct Exception {
     pub epsilon: f64,
 }
 
+/// Where pairs end. Exceptions are not cut.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cutoff {
+    /// Distance beyond which pairs do not interact, nm.
+    pub distance: f64,
+    /// Pairs are nearest images in a periodic cell.
+    pub periodic: bool,
+    /// Distance from which Lennard-Jones is switched off, nm.
+    pub switch: Option<f64>,
+    /// Dielectric constant of the reaction field around the cutoff.
+    pub dielectric: f64,
+    /// Adds the mean of what the cutoff leaves out of Lennard-Jones.
+    pub dispersion: bool,
+}
+
 /// Lennard-Jones and Coulomb between all pairs, Lorentz–Berthelot rules, with exceptions.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Nonbonded {
     pub particles: Vec<Particle>,
     pub exceptions: Vec<Exception>,
+    pub cutoff: Option<Cutoff>,
     /// Coulomb constant in kJ/mol nm/e².
     pub coulomb: f64,
 }
 
 impl Nonbonded {
-    /// `[qq, c₆, c₁₂]` of every ordered pair `[N, N]`, for `E = c₁₂ r⁻¹² − c₆ r⁻⁶ + qq r⁻¹`.
+    /// `[qq, c₆, c₁₂]` for `E = c₁₂ r⁻¹² − c₆ r⁻⁶ + qq r⁻¹`.
+    fn parameters(&self, qq: f64, sigma: f64, epsilon: f64) -> [f64; 3] {
+        let s6 = sigma.powi(6);
+        [self.coulomb * qq, 4.0 * epsilon * s6, 4.0 * epsilon * s6 * s6]
+    }
+
+    /// `[qq, c₆, c₁₂]` of an exception.
+    pub(super) fn exception_parameters(&self, e: &Exception) -> [f64; 3] {
+        self.parameters(e.charge_product, e.sigma, e.epsilon)
+    }
+
+    /// `[qq, c₆, c₁₂]` of every ordered pair `[N, N]`.
     pub(super) fn pair_parameters(&self) -> Vec<[f64; 3]> {
         let n = self.particles.len();
-        let parameters = |qq: f64, sigma: f64, epsilon: f64| {
-            let s6 = sigma.powi(6);
-            [self.coulomb * qq, 4.0 * epsilon * s6, 4.0 * epsilon * s6 * s6]
-        };
         let mut table = vec![[0.0; 3]; n * n];
         for (i, a) in self.particles.iter().enumerate() {
             for (j, b) in self.particles.iter().enumerate() {
-                table[i * n + j] = parameters(a.charge * b.charge, 0.5 * (a.sigma + b.sigma), (a.epsilon * b.epsilon).sqrt());
+                table[i * n + j] = self.parameters(a.charge * b.charge, 0.5 * (a.sigma + b.sigma), (a.epsilon * b.epsilon).sqrt());
             }
         }
         for e in &self.exceptions {
             let [i, j] = e.atoms.map(|i| i as usize);
-            table[i * n + j] = parameters(e.charge_product, e.sigma, e.epsilon);
+            table[i * n + j] = self.exception_parameters(e);
             table[j * n + i] = table[i * n + j];
         }
         table
@@ -110,9 +155,14 @@ pub struct Mechanics {
     pub(super) bonds: Vec<Bond>,
     pub(super) angles: Vec<Angle>,
     pub(super) torsions: Vec<Torsion>,
+    pub(super) rb_torsions: Vec<RbTorsion>,
+    pub(super) maps: Vec<Map>,
+    pub(super) map_torsions: Vec<MapTorsion>,
     pub(super) nonbonded: Option<Nonbonded>,
     pub(super) born: Option<Born>,
     pub(super) removes_drift: bool,
+    /// The cell of the file: that of periodic systems whose structure has none.
+    pub(super) cell: Option<Cell>,
     /// Names of the forces as read, in file order.
     pub(super) forces: Vec<String>,
 }
@@ -144,9 +194,13 @@ impl Mechanics {
             bonds: Vec::new(),
             angles: Vec::new(),
             torsions: Vec::new(),
+            rb_torsions: Vec::new(),
+            maps: Vec::new(),
+            map_torsions: Vec::new(),
             nonbonded: None,
             born: None,
             removes_drift: false,
+            cell: self.cell,
             masses: self.masses.clone(),
             constraints: Vec::new(),
             forces: Vec::new(),
@@ -155,6 +209,8 @@ impl Mechanics {
             ("HarmonicBondForce", Mechanics { bonds: self.bonds.clone(), ..empty.clone() }),
             ("HarmonicAngleForce", Mechanics { angles: self.angles.clone(), ..empty.clone() }),
             ("PeriodicTorsionForce", Mechanics { torsions: self.torsions.clone(), ..empty.clone() }),
+            ("RBTorsionForce", Mechanics { rb_torsions: self.rb_torsions.clone(), ..empty.clone() }),
+            ("CMAPTorsionForce", Mechanics { maps: self.maps.clone(), map_torsions: self.map_torsions.clone(), ..empty.clone() }),
             ("NonbondedForce", Mechanics { nonbonded: self.nonbonded.clone(), ..empty.clone() }),
             ("GBSAOBCForce", Mechanics { born: self.born.clone(), ..empty.clone() }),
         ];
@@ -250,6 +306,18 @@ impl Mechanics {
             number(&what, "k", t.k)?;
             if !(1..=MAX_PERIODICITY).contains(&t.periodicity) {
                 return Err(format!("{what} has periodicity {}; 1 to {MAX_PERIODICITY} are supported", t.periodicity));
+            }
+        }
+        for (i, t) in self.rb_torsions.iter().enumerate() {
+            let what = format!("RBTorsionForce, torsion {i}");
+            atoms(n, &what, t.atoms)?;
+            t.c.iter().try_for_each(|&c| number(&what, "a coefficient", c))?;
+        }
+        for (i, t) in self.map_torsions.iter().enumerate() {
+            let what = format!("CMAPTorsionForce, torsion {i}");
+            t.atoms.iter().try_for_each(|&quartet| atoms(n, &what, quartet))?;
+            if t.map >= self.maps.len() {
+                return Err(format!("{what} names map {}, but there are {} (counted from 0)", t.map, self.maps.len()));
             }
         }
         if let Some(nb) = &self.nonbonded {

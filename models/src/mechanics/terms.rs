@@ -1,7 +1,8 @@
 //! One interaction at a time, over lanes: the same function serves lanes of replicas and lanes of terms, which is why both
 //! layouts give the same bits.
 
-use scorefield_integrators::simd::Lanes;
+use scorefield_integrators::Real;
+use scorefield_integrators::simd::{Lanes, MAX_LANES};
 
 /// A vector in space.
 pub(super) type Vec3<V> = [V; 3];
@@ -76,6 +77,15 @@ pub(super) struct TorsionSeries {
 }
 
 impl TorsionSeries {
+    /// Adds `Σₙ cₙ cosⁿ(φ − π)`.
+    pub(super) fn add_powers(&mut self, c: &[f64; 6]) {
+        let mut sign = 1.0;
+        for (p, c) in self.p.iter_mut().zip(c) {
+            *p += sign * c;
+            sign = -sign;
+        }
+    }
+
     /// Adds `k (1 + cos(n φ − φ₀))`.
     pub(super) fn add(&mut self, k: f64, n: usize, phase: f64) {
         // A phase of π is written with a dozen digits; its sine is meant to be zero.
@@ -121,13 +131,27 @@ fn horner<V: Lanes>(t: V::Token, coefficients: &[V], c: V) -> (V, V) {
     (value, slope)
 }
 
-/// `P(cos φ) + sin φ R(cos φ)`: forces on the four atoms and energy. `p` and `r` yield coefficients, lowest first; an empty
-/// `r` means zero.
+/// A torsion angle and what its derivatives are made of.
 ///
 /// With `b₁ = x₂ − x₁`, `b₂ = x₃ − x₂`, `b₃ = x₄ − x₃`, `m = b₁ × b₂`, `n = b₂ × b₃`:
 /// `cos φ = m·n/(|m||n|)`, `sin φ = |b₂| b₁·n/(|m||n|)`, `∂φ/∂x₁ = −|b₂|/m² m`, `∂φ/∂x₄ = |b₂|/n² n`.
+struct Dihedral<V> {
+    /// Cosine and sine.
+    c: V,
+    s: V,
+    b1: Vec3<V>,
+    b2: Vec3<V>,
+    b3: Vec3<V>,
+    m: Vec3<V>,
+    n: Vec3<V>,
+    m_inverse: V,
+    n_inverse: V,
+    b2_inverse: V,
+    b2_length: V,
+}
+
 #[inline(always)]
-pub(super) fn torsion<V: Lanes>(t: V::Token, x: [Vec3<V>; 4], p: &[V], r: &[V]) -> ([Vec3<V>; 4], V) {
+fn dihedral<V: Lanes>(t: V::Token, x: [Vec3<V>; 4]) -> Dihedral<V> {
     let (b1, b2, b3) = (sub(x[1], x[0]), sub(x[2], x[1]), sub(x[3], x[2]));
     let (m, n) = (cross(b1, b2), cross(b2, b3));
     let tiny = V::lit(t, 1e-24);
@@ -137,6 +161,31 @@ pub(super) fn torsion<V: Lanes>(t: V::Token, x: [Vec3<V>; 4], p: &[V], r: &[V]) 
     let b2_length = b22 * b2_inverse;
     let c = dot(m, n) * mn_inverse;
     let s = b2_length * dot(b1, n) * mn_inverse;
+    Dihedral { c, s, b1, b2, b3, m, n, m_inverse, n_inverse, b2_inverse, b2_length }
+}
+
+/// Forces of a torsion on its four atoms, `torque` being dE/dφ.
+#[inline(always)]
+fn turn<V: Lanes>(d: &Dihedral<V>, torque: V) -> [Vec3<V>; 4] {
+    let f1 = scaled(d.m, torque * d.b2_length * d.m_inverse * d.m_inverse);
+    let f4 = scaled(d.n, -(torque * d.b2_length * d.n_inverse * d.n_inverse));
+    let b2_inverse_2 = d.b2_inverse * d.b2_inverse;
+    let (u, w) = (dot(d.b1, d.b2) * b2_inverse_2, dot(d.b3, d.b2) * b2_inverse_2);
+    let mut f = [f1, f1, f1, f4];
+    for k in 0..3 {
+        let inner = u * f1[k] - w * f4[k];
+        f[1][k] = -(f1[k] + inner);
+        f[2][k] = inner - f4[k];
+    }
+    f
+}
+
+/// `P(cos φ) + sin φ R(cos φ)`: forces on the four atoms and energy. `p` and `r` yield coefficients, lowest first; an empty
+/// `r` means zero.
+#[inline(always)]
+pub(super) fn torsion<V: Lanes>(t: V::Token, x: [Vec3<V>; 4], p: &[V], r: &[V]) -> ([Vec3<V>; 4], V) {
+    let d = dihedral(t, x);
+    let (c, s) = (d.c, d.s);
     let (mut energy, slope) = horner(t, p, c);
     let mut torque = -(s * slope);
     if !r.is_empty() {
@@ -144,18 +193,59 @@ pub(super) fn torsion<V: Lanes>(t: V::Token, x: [Vec3<V>; 4], p: &[V], r: &[V]) 
         energy = s.mul_add(value, energy);
         torque += c * value - s * s * slope;
     }
-    // Forces −dE/dφ ∂φ/∂x.
-    let f1 = scaled(m, torque * b2_length * m_inverse * m_inverse);
-    let f4 = scaled(n, -(torque * b2_length * n_inverse * n_inverse));
-    let b2_inverse_2 = b2_inverse * b2_inverse;
-    let (u, w) = (dot(b1, b2) * b2_inverse_2, dot(b3, b2) * b2_inverse_2);
-    let mut f = [f1, f1, f1, f4];
-    for k in 0..3 {
-        let inner = u * f1[k] - w * f4[k];
-        f[1][k] = -(f1[k] + inner);
-        f[2][k] = inner - f4[k];
+    (turn(&d, torque), energy)
+}
+
+/// The angle of a torsion in turns from 0 to 1, from whichever of sine and cosine is smaller: near its own extrema each says
+/// little about the angle.
+#[inline(always)]
+fn turns<V: Lanes>(t: V::Token, d: &Dihedral<V>) -> V {
+    let (zero, one) = (V::zero(t), V::lit(t, 1.0));
+    let by_sine = d.s.abs().lt(d.c.abs());
+    let acos = V::select(by_sine, d.s, d.c).acos() * V::lit(t, 0.5 / std::f64::consts::PI);
+    // asin s or ½ − asin s; acos c or 1 − acos c.
+    let asin = V::lit(t, 0.25) - acos;
+    let from_sine = V::select(d.c.lt(zero), V::lit(t, 0.5) - asin, asin);
+    let from_cosine = V::select(d.s.lt(zero), one - acos, acos);
+    let turns = V::select(by_sine, from_sine, from_cosine);
+    V::select(turns.lt(zero), turns + one, turns)
+}
+
+/// Coefficients of one patch of a correction map, see [`super::map`].
+pub(super) type Patch<T> = [T; 16];
+
+/// Energy of two torsions interpolated in a map: forces on their atoms and energy. The map has `size²` patches from `first` on.
+#[inline(always)]
+pub(super) fn map<V: Lanes>(t: V::Token, x: [Vec3<V>; 8], first: V, size: V, patches: &[Patch<V::Scalar>]) -> ([Vec3<V>; 8], V) {
+    let a = dihedral(t, [x[0], x[1], x[2], x[3]]);
+    let b = dihedral(t, [x[4], x[5], x[6], x[7]]);
+    let (u, v) = (turns(t, &a) * size, turns(t, &b) * size);
+    let (zero, one, half) = (V::zero(t), V::lit(t, 1.0), V::lit(t, 0.5));
+    let last = size - one;
+    let (i, j) = ((u - half).round().max(zero).min(last), (v - half).round().max(zero).min(last));
+    let (u, v) = (u - i, v - j);
+    let mut place = [V::Scalar::default(); MAX_LANES];
+    (first + j.mul_add(size, i)).store(&mut place);
+    let mut coefficients = [[V::Scalar::default(); MAX_LANES]; 16];
+    for l in 0..V::LANES {
+        let patch = &patches[(place[l].to_f64() as usize).min(patches.len() - 1)];
+        for k in 0..16 {
+            coefficients[k][l] = patch[k];
+        }
     }
-    (f, energy)
+    // Polynomials in v of the powers of u, then one in u.
+    let (mut energy, mut by_u, mut by_v) = (zero, zero, zero);
+    for power in [3, 2, 1, 0] {
+        let c = &coefficients[4 * power..4 * power + 4];
+        let row = [V::load(t, &c[0]), V::load(t, &c[1]), V::load(t, &c[2]), V::load(t, &c[3])];
+        let (value, slope) = horner(t, &row, v);
+        by_u = by_u.mul_add(u, energy);
+        energy = energy.mul_add(u, value);
+        by_v = by_v.mul_add(u, slope);
+    }
+    let scale = size * V::lit(t, 0.5 / std::f64::consts::PI);
+    let (fa, fb) = (turn(&a, by_u * scale), turn(&b, by_v * scale));
+    ([fa[0], fa[1], fa[2], fa[3], fb[0], fb[1], fb[2], fb[3]], energy)
 }
 
 /// Lennard-Jones and Coulomb between two atoms at squared distance `r2`: `−dE/dr / r` and energy, for
@@ -167,6 +257,15 @@ pub(super) fn lennard_jones_coulomb<V: Lanes>(t: V::Token, r_inverse: V, qq: V, 
     let (repulsion, attraction, coulomb) = (c12 * r6 * r6, c6 * r6, qq * r_inverse);
     let slope = V::lit(t, 12.0).mul_add(repulsion, V::lit(t, -6.0).mul_add(attraction, coulomb));
     (slope * r2_inverse, repulsion - attraction + coulomb)
+}
+
+/// [`lennard_jones_coulomb`] of one pair: forces on both atoms and energy.
+#[inline(always)]
+pub(super) fn pair<V: Lanes>(t: V::Token, x: [Vec3<V>; 2], qq: V, c6: V, c12: V) -> ([Vec3<V>; 2], V) {
+    let d = sub(x[0], x[1]);
+    let (s, e) = lennard_jones_coulomb(t, dot(d, d).rsqrt(), qq, c6, c12);
+    let f = scaled(d, s);
+    ([f, [-f[0], -f[1], -f[2]]], e)
 }
 
 /// Born integrals of two atoms over each other's spheres, Hawkins, Cramer and Truhlar's pairwise descreening, and their

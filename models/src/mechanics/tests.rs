@@ -1,8 +1,9 @@
 use super::*;
 use crate::testing::{self, Sample};
 use scorefield_integrators::fused::Plan;
+use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec, relax_all};
 use scorefield_integrators::{
-    Batch, Context, DType, Dynamics, DynamicsSpec, Input, Noise, Output, Propagator, Quantity, State, System, UnitSystem, Want,
+    Batch, Context, DType, Dynamics, DynamicsSpec, Input, Noise, Output, Progress, Propagator, Quantity, State, System, UnitSystem, Want,
 };
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ fn relative(a: &[f64], b: &[f64]) -> f64 {
     (difference / b.iter().map(|b| square(*b)).sum::<f64>()).sqrt()
 }
 
-const READABLE: [&str; 7] = [
+const READABLE: [&str; 14] = [
     "aldp-obc",
     "aldp-vacuum",
     "aldp-amber14-obc1",
@@ -46,6 +47,13 @@ const READABLE: [&str; 7] = [
     "aldp-amber14-obc2-no-surface",
     "torsions",
     "aldp-constraints-hbonds",
+    "aldp-obc-constraints-hbonds",
+    "ryckaert-bellemans",
+    "cmap",
+    "dipeptide-amber19",
+    "aldp-cutoff-nonperiodic",
+    "mixture-triclinic",
+    "aldp-water-cutoff",
 ];
 
 #[test]
@@ -92,9 +100,9 @@ fn energies_and_forces_agree_with_openmm() {
 
 #[test]
 fn forces_are_gradients() {
-    for case in ["tetrapeptide-amber14-obc2", "torsions"] {
+    for case in ["tetrapeptide-amber14-obc2", "torsions", "ryckaert-bellemans", "cmap", "mixture-triclinic", "aldp-cutoff-nonperiodic"] {
         let (m, frames) = fixture(case);
-        let x = numbers(&frames[0]["positions_nm"]);
+        let x = numbers(&frames[1]["positions_nm"]);
         let (_, f) = evaluate(&m, DType::F64, std::slice::from_ref(&x));
         let h = 1e-6;
         let scale = f.iter().map(|f| f.abs()).fold(0.0, f64::max);
@@ -187,6 +195,18 @@ fn fused_equals_plain(case: &str) {
     }
 }
 
+/// The number of operations is that of the terms, whatever the positions.
+#[test]
+fn operations_are_counted() {
+    let (m, frames) = fixture("aldp-obc");
+    let [first, second] = [0, 1].map(|k| m.operations(&numbers(&frames[k]["positions_nm"])));
+    println!("{first:?}: {} flop", first.flops());
+    assert_eq!(first, second);
+    let (n, pairs) = (22, 231);
+    // Every pair has one root for the distance, one for Still's function and two reciprocals; every atom four divisions.
+    assert!(first.estimate >= 4 * pairs && first.div >= 4 * n, "{first:?}");
+}
+
 #[test]
 fn plans_are_data() {
     let plan: Plan = DynamicsSpec::Verlet { dt: Quantity::new(2.0, "fs") }.plan(UnitSystem::Si, false).unwrap();
@@ -197,7 +217,6 @@ fn plans_are_data() {
 fn what_is_not_supported_is_refused_by_name() {
     for (case, part) in [
         ("aldp-amber14-gbn2", "CustomGBForce"),
-        ("aldp-cutoff-nonperiodic", "CutoffNonPeriodic"),
         ("custom-bond", "CustomBondForce"),
         ("aldp-amber14-obc2-salt", "kappa"),
         ("nonbonded-offsets", "offsets"),
@@ -207,6 +226,140 @@ fn what_is_not_supported_is_refused_by_name() {
         let text = std::fs::read_to_string(path).unwrap();
         let error = Mechanics::from_xml(&text, "file.xml").unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("line ") && error.starts_with("file.xml"), "{case}: {error}");
+    }
+}
+
+/// Minimisation from a disturbed minimum leads back to OpenMM's, which has the same rigid bonds.
+#[test]
+fn minimises_with_rigid_bonds() {
+    for case in ["aldp-constraints-hbonds", "aldp-obc-constraints-hbonds"] {
+        let (m, frames) = fixture(case);
+        let mut system = System::particles("test", m.atoms(), 1.0);
+        m.apply_to(&mut system, "test").unwrap();
+        let system = Arc::new(system);
+        let want = frames[0]["energy_kJ_mol"].as_f64().unwrap();
+        for method in RelaxSpec::NAMES {
+            let spec = RelaxSpec::named(method).unwrap().with_fmax(Quantity::new(0.05, "kJ/mol/nm"));
+            let job = Job { system: system.clone(), positions: numbers(&frames[4]["positions_nm"]), cell: None };
+            let results = std::sync::Mutex::new(Vec::new());
+            let options = RelaxOptions { max_steps: 20_000, ..RelaxOptions::default() };
+            relax_all(vec![job], &*m.provider("test"), &spec, &options, |_, r| results.lock().unwrap().push(r.unwrap())).unwrap();
+            let relaxed = results.into_inner().unwrap().remove(0);
+            assert_eq!(relaxed.progress, Progress::Converged, "{case} {method}: {} kJ/mol/nm", relaxed.fmax);
+            let energy = relaxed.energy.unwrap();
+            println!("{case} {method}: {energy} kJ/mol after {} steps, OpenMM {want}", relaxed.steps);
+            assert!(energy < want + 1e-3 && energy > want - 0.1, "{case} {method}: {energy} {want}");
+            for c in m.constraints() {
+                let [i, j] = c.atoms.map(|i| 3 * i as usize);
+                let r2: f64 = (0..3).map(|a| (relaxed.positions[i + a] - relaxed.positions[j + a]).powi(2)).sum();
+                assert!((r2.sqrt() - c.length).abs() < 1e-9 * c.length, "{case} {method}: {} {}", r2.sqrt(), c.length);
+            }
+        }
+    }
+}
+
+/// A cutoff as the file gives it, and what the reader says to a change of it.
+#[test]
+fn cutoffs_that_are_not_supported_are_refused() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/mechanics/mixture-triclinic.system.xml");
+    let text = std::fs::read_to_string(path).unwrap();
+    for (from, to, part) in [
+        ("method=\"2\"", "method=\"4\"", "(PME)"),
+        ("method=\"2\"", "method=\"9\"", "(unknown)"),
+        ("exceptionsUsePeriodic=\"0\"", "exceptionsUsePeriodic=\"1\"", "exceptionsUsePeriodic"),
+        ("includeDirectSpace=\"1\"", "includeDirectSpace=\"0\"", "direct space"),
+        ("cutoff=\".7\"", "cutoff=\"0\"", "cutoff 0 nm"),
+        ("cutoff=\".7\"", "cutoff=\".5\"", "switching distance"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = Mechanics::from_xml(&text.replace(from, to), "file.xml").unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("NonbondedForce"), "{to}: {error}");
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/mechanics/cmap.system.xml");
+    let text = std::fs::read_to_string(path).unwrap();
+    for (from, to, part) in [
+        ("<Map size=\"7\"", "<Map size=\"8\"", "correction map of size 8 has 49 energies"),
+        ("map=\"1\"", "map=\"2\"", "names map 2, but there are 2"),
+    ] {
+        let error = Mechanics::from_xml(&text.replace(from, to), "file.xml").unwrap_err().to_string();
+        assert!(error.contains(part), "{to}: {error}");
+    }
+}
+
+/// Sample of the second frame of a periodic case, in the cell of its file.
+fn periodic_sample(m: &Mechanics, frames: &[serde_json::Value]) -> Sample {
+    let mut sample = Sample::new(System::particles("test", m.atoms(), 1.0), numbers(&frames[1]["positions_nm"]));
+    sample.cell = m.cell;
+    sample
+}
+
+#[test]
+fn periodic_cells() {
+    for case in ["mixture-triclinic", "aldp-water-cutoff"] {
+        let (m, frames) = fixture(case);
+        let sample = periodic_sample(&m, &frames);
+        let mut provider = m.provider("test");
+        // Pairs that cross the cutoff between finite differences must not jump: with a switch, and a conductor around.
+        let mut smooth = m.clone();
+        let cutoff = smooth.nonbonded.as_mut().unwrap().cutoff.as_mut().unwrap();
+        (cutoff.switch, cutoff.dielectric) = (Some(0.5), 1e12);
+        testing::check_virial(&mut *smooth.provider("test"), &sample, 1e-6);
+        // Without a cell that of the file is meant.
+        let (e, _) = evaluate(&m, DType::F64, std::slice::from_ref(&sample.positions));
+        assert_eq!(testing::evaluate(&mut *provider, std::slice::from_ref(&sample), DType::F64, Want::ENERGY).energy, e, "{case}");
+        testing::check_batch_invariance(&mut *provider, &[sample.clone(), sample.displaced(0.01, 1), sample.displaced(0.02, 2)]);
+        // A cell too small for the cutoff is refused.
+        let mut small = sample.clone();
+        small.cell = Some([1.3, 0.0, 0.0, 0.0, 1.6, 0.0, 0.0, 0.0, 1.6]);
+        let batch = Batch::uniform(small.system.clone(), 1, 0).unwrap();
+        let state = State::at_rest(&batch, &small.positions, DType::F64).unwrap();
+        let mut out = Output::new(&batch, DType::F64, Want::FORCES);
+        provider.prepare(&batch, DType::F64).unwrap();
+        let cells = [small.cell.unwrap()];
+        let input = Input { batch: &batch, positions: state.positions(), cells: Some(&cells), clock: state.clock, want: Want::FORCES };
+        let error = provider.evaluate(&input, &mut out).unwrap_err().to_string();
+        assert!(error.contains("cutoff") && error.contains("larger cell"), "{error}");
+    }
+    // A cell where there is to be none.
+    let (m, frames) = fixture("aldp-cutoff-nonperiodic");
+    let batch = Batch::uniform(Arc::new(System::particles("test", m.atoms(), 1.0)), 1, 0).unwrap();
+    let state = State::at_rest(&batch, &numbers(&frames[0]["positions_nm"]), DType::F64).unwrap();
+    let mut out = Output::new(&batch, DType::F64, Want::FORCES);
+    let mut provider = m.provider("test");
+    provider.prepare(&batch, DType::F64).unwrap();
+    let cells = [[5.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 5.0]];
+    let input = Input { batch: &batch, positions: state.positions(), cells: Some(&cells), clock: state.clock, want: Want::FORCES };
+    assert!(provider.evaluate(&input, &mut out).is_err());
+}
+
+/// Forces along a walk with one list that lives on are those of a list made anew at each place, bit by bit, in a cell and in
+/// open space.
+#[test]
+fn neighbour_lists_leave_no_trace() {
+    let (m, frames) = fixture("aldp-water-cutoff");
+    let mut open = m.clone();
+    open.nonbonded.as_mut().unwrap().cutoff.as_mut().unwrap().periodic = false;
+    // So small that lists are rebuilt on the way and lists are shorter than all pairs.
+    for m in [&mut m.clone(), &mut open] {
+        m.nonbonded.as_mut().unwrap().cutoff.as_mut().unwrap().distance = 0.4;
+        let system = Arc::new(System::particles("test", m.atoms(), 1.0));
+        let batch = Batch::uniform(system, 1, 0).unwrap();
+        let mut old = m.provider("test");
+        old.prepare(&batch, DType::F64).unwrap();
+        let mut x = numbers(&frames[1]["positions_nm"]);
+        for step in 0..12u32 {
+            for (k, x) in x.iter_mut().enumerate() {
+                *x += 0.05 * (f64::from(step) + 0.7 * k as f64).sin();
+            }
+            let state = State::at_rest(&batch, &x, DType::F64).unwrap();
+            let input = Input { batch: &batch, positions: state.positions(), cells: None, clock: state.clock, want: Want::ENERGY };
+            let [mut a, mut b] = [(); 2].map(|()| Output::new(&batch, DType::F64, Want::ENERGY));
+            old.evaluate(&input, &mut a).unwrap();
+            let mut new = m.provider("test");
+            new.prepare(&batch, DType::F64).unwrap();
+            new.evaluate(&input, &mut b).unwrap();
+            assert!(a.energy[0].is_finite() && a.energy == b.energy && a.forces.to_f64() == b.forces.to_f64(), "step {step}");
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Reader of OpenMM `System` files as written by `XmlSerializer`. What it does not know it refuses by name: a force left
 //! out silently would be another system.
 
-use super::model::{Angle, Bond, Born, BornParticle, Exception, Mechanics, Nonbonded, Particle, Torsion};
+use super::model::{
+    Angle, Bond, Born, BornParticle, Cutoff, Exception, Map, MapTorsion, Mechanics, Nonbonded, Particle, RbTorsion, Torsion,
+};
 use super::terms::Rescaling;
 use roxmltree::{Document, Node};
 use scorefield_integrators::Constraint;
@@ -49,15 +51,26 @@ pub(super) fn read(text: &str) -> Result<Mechanics> {
         bonds: Vec::new(),
         angles: Vec::new(),
         torsions: Vec::new(),
+        rb_torsions: Vec::new(),
+        maps: Vec::new(),
+        map_torsions: Vec::new(),
         nonbonded: None,
         born: None,
         removes_drift: false,
+        cell: None,
         forces: Vec::new(),
     };
     for section in elements(root) {
         match section.tag_name().name() {
-            // The default box of a system without periodic forces means nothing.
-            "PeriodicBoxVectors" => {}
+            "PeriodicBoxVectors" => {
+                let mut cell = [0.0; 9];
+                for (row, v) in cell.chunks_exact_mut(3).zip(elements(section)) {
+                    for (x, axis) in row.iter_mut().zip(["x", "y", "z"]) {
+                        *x = number(v, axis)?;
+                    }
+                }
+                m.cell = Some(cell);
+            }
             "Particles" => {
                 for p in elements(section) {
                     if let Some(site) = elements(p).next() {
@@ -92,6 +105,9 @@ pub(super) fn read(text: &str) -> Result<Mechanics> {
         }
     }
     m.check()?;
+    if m.born.is_some() && m.nonbonded.as_ref().and_then(|nb| nb.cutoff.as_ref()).is_some_and(|c| c.periodic) {
+        return at(root, "generalised Born solvation together with a NonbondedForce in a periodic cell is not supported".into());
+    }
     Ok(m)
 }
 
@@ -126,6 +142,29 @@ fn read_force(force: Node<'_, '_>, m: &mut Mechanics) -> Result<()> {
                 });
             }
         }
+        "RBTorsionForce" => {
+            for t in children(force, "Torsions")? {
+                let mut c = [0.0; 6];
+                for (c, name) in c.iter_mut().zip(["c0", "c1", "c2", "c3", "c4", "c5"]) {
+                    *c = number(t, name)?;
+                }
+                m.rb_torsions.push(RbTorsion { atoms: [index(t, "p1")?, index(t, "p2")?, index(t, "p3")?, index(t, "p4")?], c });
+            }
+        }
+        "CMAPTorsionForce" => {
+            // Another such force has maps of its own.
+            let first = m.maps.len();
+            for map in children(force, "Maps")? {
+                m.maps.push(correction_map(map)?);
+            }
+            for t in children(force, "Torsions")? {
+                let atoms = [
+                    [index(t, "a1")?, index(t, "a2")?, index(t, "a3")?, index(t, "a4")?],
+                    [index(t, "b1")?, index(t, "b2")?, index(t, "b3")?, index(t, "b4")?],
+                ];
+                m.map_torsions.push(MapTorsion { map: first + index(t, "map")? as usize, atoms });
+            }
+        }
         "NonbondedForce" => {
             if m.nonbonded.is_some() {
                 return at(force, "a second NonbondedForce; one is supported".into());
@@ -140,8 +179,9 @@ fn read_force(force: Node<'_, '_>, m: &mut Mechanics) -> Result<()> {
             return at(
                 force,
                 format!(
-                    "{other}{name} is not supported; known are HarmonicBondForce, HarmonicAngleForce, PeriodicTorsionForce, NonbondedForce \
-                     (NoCutoff), GBSAOBCForce, CustomGBForce (OBC1 and OBC2 as OpenMM writes them) and CMMotionRemover"
+                    "{other}{name} is not supported; known are HarmonicBondForce, HarmonicAngleForce, PeriodicTorsionForce, RBTorsionForce, \
+                     CMAPTorsionForce, NonbondedForce (NoCutoff, CutoffNonPeriodic, CutoffPeriodic), GBSAOBCForce, CustomGBForce (OBC1 and \
+                     OBC2 as OpenMM writes them) and CMMotionRemover"
                 ),
             );
         }
@@ -157,25 +197,78 @@ fn set_born(force: Node<'_, '_>, m: &mut Mechanics, born: Born) -> Result<()> {
     Ok(())
 }
 
-fn no_cutoff(force: Node<'_, '_>) -> Result<()> {
-    match attribute(force, "method")? {
-        "0" => Ok(()),
-        method => {
-            let name = match method {
-                "1" => "CutoffNonPeriodic",
-                "2" => "CutoffPeriodic",
-                "3" => "Ewald",
-                "4" => "PME",
-                "5" => "LJPME",
-                _ => "unknown",
-            };
-            at(force, format!("{} uses nonbonded method {method} ({name}); only NoCutoff is supported", attribute(force, "type")?))
-        }
+/// Energies of a map, `size × size` of them.
+fn correction_map(map: Node<'_, '_>) -> Result<Map> {
+    let size = index(map, "size")? as usize;
+    let energy = elements(map).map(|e| number(e, "e")).collect::<Result<Vec<f64>>>()?;
+    // Patches are numbered in single precision.
+    if !(3..=360).contains(&size) || energy.len() != size * size {
+        return at(
+            map,
+            format!("a correction map of size {size} has {} energies; sizes 3 to 360 with size² energies are supported", energy.len()),
+        );
+    }
+    Ok(Map { size, energy })
+}
+
+const METHODS: [&str; 6] = ["NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME"];
+
+/// The nonbonded method of a force, one of the first `known` of [`METHODS`].
+fn method(force: Node<'_, '_>, known: usize) -> Result<usize> {
+    let text = attribute(force, "method")?;
+    match text.parse::<usize>() {
+        Ok(method) if method < known => Ok(method),
+        number => at(
+            force,
+            format!(
+                "{} uses nonbonded method {} ({}); supported: {}",
+                attribute(force, "type")?,
+                beginning(text),
+                number.ok().and_then(|k| METHODS.get(k)).unwrap_or(&"unknown"),
+                METHODS[..known].join(", ")
+            ),
+        ),
     }
 }
 
+fn no_cutoff(force: Node<'_, '_>) -> Result<()> {
+    method(force, 1).map(drop)
+}
+
+/// How a NonbondedForce is cut, or `None` where it is not.
+fn cutoff(force: Node<'_, '_>) -> Result<Option<Cutoff>> {
+    let method = method(force, 3)?;
+    let flag = |name: &str| -> bool { force.attribute(name).is_some_and(|v| v != "0") };
+    if method == 0 {
+        return Ok(None);
+    }
+    if flag("exceptionsUsePeriodic") {
+        return at(
+            force,
+            "NonbondedForce takes its exceptions between nearest images (exceptionsUsePeriodic); that is not supported".into(),
+        );
+    }
+    if force.attribute("includeDirectSpace") == Some("0") {
+        return at(force, "NonbondedForce leaves out its direct space; that is not supported".into());
+    }
+    let (distance, dielectric) = (number(force, "cutoff")?, number(force, "rfDielectric")?);
+    if !(distance > 0.0 && dielectric > 0.0) {
+        return at(
+            force,
+            format!(
+                "NonbondedForce has cutoff {distance} nm and dielectric constant {dielectric} of the reaction field; both must be positive"
+            ),
+        );
+    }
+    let switch = if flag("useSwitchingFunction") { Some(number(force, "switchingDistance")?) } else { None };
+    if let Some(s) = switch.filter(|s| !(0.0..distance).contains(s)) {
+        return at(force, format!("NonbondedForce has the switching distance {s} nm, not between 0 and its cutoff of {distance} nm"));
+    }
+    Ok(Some(Cutoff { distance, periodic: method == 2, switch, dielectric, dispersion: method == 2 && flag("dispersionCorrection") }))
+}
+
 fn nonbonded(force: Node<'_, '_>) -> Result<Nonbonded> {
-    no_cutoff(force)?;
+    let cutoff = cutoff(force)?;
     for section in ["GlobalParameters", "ParticleOffsets", "ExceptionOffsets"] {
         if let Some(first) = elements(force).find(|n| n.tag_name().name() == section).and_then(|n| elements(n).next()) {
             return at(first, format!("NonbondedForce has {section}; parameter offsets are not supported"));
@@ -194,7 +287,7 @@ fn nonbonded(force: Node<'_, '_>) -> Result<Nonbonded> {
             epsilon: number(e, "eps")?,
         });
     }
-    Ok(Nonbonded { particles, exceptions, coulomb: COULOMB })
+    Ok(Nonbonded { particles, exceptions, cutoff, coulomb: COULOMB })
 }
 
 fn gbsa_obc(force: Node<'_, '_>) -> Result<Born> {

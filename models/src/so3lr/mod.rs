@@ -66,6 +66,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use weights::Weights;
+pub(crate) use weights::recognises;
 
 /// Å per nm.
 const ANGSTROM: f64 = 10.0;

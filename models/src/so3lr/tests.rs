@@ -361,3 +361,10 @@ fn evaluation_allocates_nothing() {
         assert_eq!(crate::testing::allocations::during(|| provider.evaluate(&input, &mut out).unwrap()), 0);
     }
 }
+
+#[test]
+fn a_bare_file_is_told_how_to_name_it() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/so3lr/small.safetensors");
+    let error = crate::parse_spec(file).and_then(|s| s.build().map(|_| ())).unwrap_err().to_string();
+    assert!(error.contains(&format!("write `so3lr:weights={file}`")), "{error}");
+}

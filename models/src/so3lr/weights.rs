@@ -86,6 +86,13 @@ pub(super) struct Weights {
     pub(super) hirshfeld_query: Vec<f64>,
 }
 
+/// Whether `file` has the first tensor of SO3LR's attention.
+pub(crate) fn recognises(file: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+    read.is_ok() && SafeTensors::deserialize(&bytes).is_ok_and(|t| t.tensor("layers_0.attention_block.Wq1").is_ok())
+}
+
 struct Tensor {
     shape: Vec<usize>,
     values: Vec<f64>,
