@@ -23,18 +23,25 @@ pub(super) fn block(team: usize) -> usize {
 }
 
 impl Program {
-    /// Steps and forces of a model for replicas of up to `atoms` atoms.
-    pub(super) fn new(model: &str, dtype: DType, atoms: usize) -> Self {
+    /// Steps and forces of a model for replicas of up to `atoms` atoms, with rigid bonds or without.
+    pub(super) fn new(model: &str, dtype: DType, atoms: usize, rigid: bool) -> Self {
         let team = team(atoms);
         let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
-        let source = format!("#define TEAM {team}\n#define BLOCK {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}", block(team));
+        let source = format!(
+            "#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}",
+            block(team),
+            u8::from(rigid)
+        );
         Program { source }
     }
 
-    /// 64-bit FNV-1a of the text and of `also`, in hexadecimal: the name of what was compiled from it.
+    /// A hash of the text and of `also`, in hexadecimal: the name of what was compiled from it.
     pub(super) fn hash(&self, also: &str) -> String {
-        let bytes = self.source.bytes().chain(also.bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        format!("{hash:016x}")
+        format!("{:016x}", fnv(self.source.bytes().chain(also.bytes())))
     }
+}
+
+/// 64-bit FNV-1a.
+pub(super) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
