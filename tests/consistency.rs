@@ -119,6 +119,21 @@ fn two_runs_of_one_surface_agree_and_a_hotter_one_does_not() {
 }
 
 #[test]
+fn a_model_is_simulated_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = toy(&folder, "a", "1", "23", &[]);
+    let out = folder.path().join("report");
+    let (reference, path) = (text(&reference), text(&out));
+    let args = ["consistency", "--reference", &reference, "--coordinates", "plane", "--bins", "30", "--model", MODEL, "--chains", "4"];
+    let more = ["--temperature", "23", "--dt", "0.005", "--steps", "40000", "--every", "20", "--seed", "5", "--out", &path, "--quiet"];
+    succeed(&[&args[..], &more].concat());
+    let report = json(&out);
+    assert_eq!((&report["sets"][1]["chains"], &report["sets"][1]["frames"]), (&Value::from(4), &Value::from(8000)));
+    let js = &metric(&report, "js")[0];
+    assert!(js["value"].as_f64().unwrap() < 2.0 * js["floor"]["mean"].as_f64().unwrap(), "{js}");
+}
+
+#[test]
 fn beads_of_a_peptide_by_names_and_by_selection() {
     let folder = tempfile::tempdir().unwrap();
     let reference = peptide(&folder, "reference.pdb", 150, 1.0, "N");

@@ -2,14 +2,16 @@
 
 use super::input::show_file_warnings;
 use super::{Outcome, Runtime, print};
+use crate::config::{RunFlags, RunSettings, SimulateFlags};
 use crate::consistency::{CoordinateChoice, Settings, Source, Trajectory, compare};
 use crate::error::{Error, usage};
-use crate::io::{Selection, write_atomically};
+use crate::io::{Frame, Selection, write_atomically, write_frames};
 use crate::report::consistency::{files, table};
+use crate::simulation;
 use anyhow::Result;
-use scorefield_integrators::System;
+use scorefield_integrators::{OnDivergence, Quantity, System};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -25,6 +27,9 @@ Examples:
   # A protein's Cα beads: TICA at a lag of 20 frames, three states with centres of your own
   scorefield consistency --reference ca.xtc --topology ca.pdb --samples samples.xtc --simulation sim.dcd \\
       --replicas 100 --lag 20 --centres '0.9,0.1; 2.1,-0.4; 0.2,-1.0'
+
+  # The simulation of any force provider, run here: 64 replicas from frames of the reference
+  scorefield consistency --reference md.dcd --topology peptide.pdb --model mm:peptide.xml --temperature '300 K' --dt '2 fs'
 
 Everything is in report.html, one file without links; its numbers are in report.json and in CSV files beside it. Every
 metric stands beside its floor, the value that two sets of the reference's own frames have.";
@@ -69,6 +74,31 @@ pub(super) struct ConsistencyFlags {
     /// Frames of each file of the simulation, first:last:stride
     #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
     pub(super) simulation_frames: Option<String>,
+
+    /// Run the simulation with this force provider (see `scorefield models`), from frames of the reference
+    #[arg(long, value_name = "SPEC", help_heading = "Simulation", conflicts_with = "simulation")]
+    pub(super) model: Option<String>,
+    /// Replicas of the simulation [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Simulation", requires = "model")]
+    pub(super) chains: Option<usize>,
+    /// Steps per replica [default: 100000]
+    #[arg(long, value_name = "N", help_heading = "Simulation", requires = "model")]
+    pub(super) steps: Option<u64>,
+    /// Steps between frames [default: 50]
+    #[arg(long, value_name = "N", help_heading = "Simulation", requires = "model")]
+    pub(super) every: Option<u64>,
+    /// Time step, for example '2 fs' [default: as `simulate`]
+    #[arg(long, value_name = "TIME", help_heading = "Simulation", requires = "model", allow_hyphen_values = true)]
+    pub(super) dt: Option<Quantity>,
+    /// Friction of the thermostat [default: as `simulate`]
+    #[arg(long, value_name = "RATE", help_heading = "Simulation", requires = "model", allow_hyphen_values = true)]
+    pub(super) friction: Option<Quantity>,
+    /// Temperature [default: as `simulate`]
+    #[arg(long, value_name = "TEMPERATURE", help_heading = "Simulation", requires = "model", allow_hyphen_values = true)]
+    pub(super) temperature: Option<Quantity>,
+    /// Scheme of the simulation [default: baoab]
+    #[arg(long, value_name = "NAME", help_heading = "Simulation", requires = "model")]
+    pub(super) integrator: Option<String>,
 
     /// The plane of the density [default: φ/ψ of a peptide, x/y of one particle, else TICA]
     #[arg(long, value_name = "NAME", help_heading = "Metrics")]
@@ -118,8 +148,8 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
     if flags.reference.is_empty() {
         return usage("--reference is missing: name a trajectory of the distribution that the model should have")?;
     }
-    if flags.samples.is_empty() && flags.simulation.is_empty() {
-        return usage("there is nothing to compare: give --samples, --simulation, or both")?;
+    if flags.samples.is_empty() && flags.simulation.is_empty() && flags.model.is_none() {
+        return usage("there is nothing to compare: give --samples, --simulation, or both, or --model to simulate")?;
     }
     let settings = settings(&flags, runtime)?;
     let out = flags.out.clone().unwrap_or_else(|| "scorefield-consistency".into());
@@ -143,9 +173,18 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
         topology: flags.samples_topology.clone(),
         ..Source::default()
     })?;
+    let mut simulated = flags.simulation.clone();
+    if let Some(model) = &flags.model {
+        std::fs::create_dir_all(&out).map_err(|e| Error::file("make the directory", &out, e))?;
+        let run = simulation_of(model, &flags, &reference, &out)?;
+        simulated.extend(run.run.out.clone());
+        if simulation::command(RunSettings::Simulate(run), runtime)? == Outcome::Interrupted {
+            return Ok(Outcome::Interrupted);
+        }
+    }
     let simulation = load(Source {
         name: "simulation".into(),
-        paths: flags.simulation.clone(),
+        paths: simulated,
         topology: flags.simulation_topology.clone(),
         range: parse("simulation-frames", &flags.simulation_frames)?,
         replicas: flags.replicas,
@@ -163,6 +202,32 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
     }
     runtime.say(format_args!("wrote {}", out.join("report.html").display()));
     Ok(Outcome::Done)
+}
+
+/// Settings of the simulation that `--model` asks for: one replica per start structure, and these are frames of the
+/// reference at equal distances. Toys start where their model says. A replica that explodes is frozen, so that it shows.
+fn simulation_of(model: &str, flags: &ConsistencyFlags, reference: &Trajectory, out: &Path) -> Result<SimulateFlags> {
+    let chains = flags.chains.unwrap_or(64);
+    let mut run = RunFlags {
+        model: Some(model.to_owned()),
+        dt: flags.dt.clone(),
+        friction: flags.friction.clone(),
+        integrator: flags.integrator.clone(),
+        steps: flags.steps,
+        on_divergence: Some(OnDivergence::Freeze),
+        trajectory_every: Some(flags.every.unwrap_or(50)),
+        out: Some(out.join("simulation")),
+        overwrite: flags.overwrite,
+        ..RunFlags::default()
+    };
+    if !toy(flags) {
+        let starts = out.join("starts.pdb");
+        let frame = |k: usize| Frame::new(reference.system.clone(), reference.frame(k * reference.frames() / chains).to_vec());
+        write_frames(&starts, None, &(0..chains).map(frame).collect::<Vec<_>>())?;
+        run.structure = Some(starts);
+        run.frames = Some(":".into());
+    }
+    Ok(SimulateFlags { run, temperature: flags.temperature.clone(), replicas: toy(flags).then_some(chains) })
 }
 
 /// A toy's numbers have no unit.
