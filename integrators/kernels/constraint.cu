@@ -33,15 +33,15 @@ DEVICE void solve(real m[K][K], real* g) {
         for (int row = k + 1; row < K; ++row) {
             real factor = m[row][k] * inverse;
 #pragma unroll
-            for (int l = k + 1; l < K; ++l) m[row][l] -= factor * m[k][l];
-            g[row] -= factor * g[k];
+            for (int l = k + 1; l < K; ++l) m[row][l] = multiply_add(-factor, m[k][l], m[row][l]);
+            g[row] = multiply_add(-factor, g[k], g[row]);
         }
     }
 #pragma unroll
     for (int k = K - 1; k >= 0; --k) {
         real sum = g[k];
 #pragma unroll
-        for (int l = k + 1; l < K; ++l) sum -= m[k][l] * g[l];
+        for (int l = k + 1; l < K; ++l) sum = multiply_add(-m[k][l], g[l], sum);
         g[k] = sum / m[k][k];
     }
 }
@@ -81,13 +81,13 @@ DEVICE void correct_cluster(const int* atoms, const real* p, After after, real r
             for (int k = 0; k < K; ++k) {
                 int i, j;
                 ends<TRIANGLE>(k, &i, &j);
-                at[i] = at[i] + (inverse_mass[i] * g[k]) * before[k];
-                at[j] = at[j] - (inverse_mass[j] * g[k]) * before[k];
+                at[i] = multiply_add(inverse_mass[i] * g[k], before[k], at[i]);
+                at[j] = multiply_add(-(inverse_mass[j] * g[k]), before[k], at[j]);
             }
         }
 #pragma unroll
         for (int a = 0; a < A; ++a) {
-            if (after == DRIFTED) moving[a] = moving[a] + rate * (at[a] - drifted[a]);
+            if (after == DRIFTED) moving[a] = multiply_add(rate, at[a] - drifted[a], moving[a]);
             store(x, atoms[a], at[a]);
         }
     }
@@ -109,8 +109,8 @@ DEVICE void correct_cluster(const int* atoms, const real* p, After after, real r
         for (int k = 0; k < K; ++k) {
             int i, j;
             ends<TRIANGLE>(k, &i, &j);
-            moving[i] = moving[i] + (inverse_mass[i] * g[k]) * r[k];
-            moving[j] = moving[j] - (inverse_mass[j] * g[k]) * r[k];
+            moving[i] = multiply_add(inverse_mass[i] * g[k], r[k], moving[i]);
+            moving[j] = multiply_add(-(inverse_mass[j] * g[k]), r[k], moving[j]);
         }
 #pragma unroll
         for (int a = 0; a < A; ++a) store(v, atoms[a], moving[a]);

@@ -3,7 +3,8 @@
 //
 // Defined before it: DOUBLE (where `real` is double), TEAM (threads that move one replica together), BLOCK (threads of a block).
 //
-// Sums run in an order that depends on nothing but the system: no atomic addition anywhere, so a restart finds the same bits.
+// Products and sums are fused where `multiply_add` says so and nowhere else, so that a function gives the same bits wherever it is
+// inlined. Sums run in an order that depends on nothing but the system: no atomic addition anywhere, so a restart finds the same bits.
 
 #ifndef SCOREFIELD_HOST
 typedef unsigned int u32;
@@ -137,6 +138,9 @@ DEVICE Vector operator-(Vector a, Vector b) { return vector(a.x - b.x, a.y - b.y
 DEVICE Vector operator-(Vector a) { return vector(-a.x, -a.y, -a.z); }
 DEVICE Vector operator*(real s, Vector a) { return vector(s * a.x, s * a.y, s * a.z); }
 DEVICE real dot(Vector a, Vector b) { return multiply_add(a.z, b.z, multiply_add(a.y, b.y, a.x * b.x)); }
+DEVICE Vector multiply_add(real s, Vector a, Vector b) {
+    return vector(multiply_add(s, a.x, b.x), multiply_add(s, a.y, b.y), multiply_add(s, a.z, b.z));
+}
 DEVICE Vector cross(Vector a, Vector b) {
-    return vector(a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x);
+    return vector(multiply_add(a.y, b.z, -(a.z * b.y)), multiply_add(a.z, b.x, -(a.x * b.z)), multiply_add(a.x, b.y, -(a.y * b.x)));
 }

@@ -12,7 +12,7 @@ DEVICE real forces(const Model& m, const Team& team, int atoms, const real* x, r
         real u = multiply_add(at.x, at.x, real(-1));
         real pull = m.stiffness * at.y;
         store(f, i, vector(-multiply_add(real(4) * m.barrier * at.x, u, m.tilt), -pull, 0));
-        if (ENERGY) energy += m.barrier * u * u + m.tilt * at.x + real(0.5) * pull * at.y;
+        if (ENERGY) energy += m.barrier * u * u + multiply_add(m.tilt, at.x, real(0.5) * pull * at.y);
     }
     return energy;
 }

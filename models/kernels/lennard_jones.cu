@@ -15,7 +15,8 @@ DEVICE real forces(const Model& m, const Team& team, int atoms, const real* x, r
             real inverse = real(1) / dot(d, d);
             real s2 = m.sigma_2 * inverse;
             real s6 = s2 * s2 * s2;
-            force = force + (real(24) * m.epsilon * (real(2) * s6 - real(1)) * s6 * inverse) * d;
+            real slope = real(24) * m.epsilon * multiply_add(real(2), s6, real(-1)) * (s6 * inverse);
+            force = multiply_add(slope, d, force);
             if (ENERGY && i < j) energy += real(4) * m.epsilon * (s6 - real(1)) * s6;
         }
         store(f, i, force);

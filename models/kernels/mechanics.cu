@@ -30,7 +30,7 @@ DEVICE Vector bond(Vector a, Vector b, real length, real k, real* energy) {
     Vector d = a - b;
     real r2 = dot(d, d);
     real inverse = inverse_root(r2);
-    real stretch = r2 * inverse - length;
+    real stretch = multiply_add(r2, inverse, -length);
     real tension = k * stretch;
     *energy += real(0.5) * tension * stretch;
     return -(tension * inverse) * d;
@@ -45,9 +45,9 @@ DEVICE void angle(Vector a, Vector centre, Vector b, real rest, real k, Vector* 
     real c = larger(smaller(dot(u, v), real(1)), real(-1));
     real bend = arc_cosine(c) - rest;
     real torque = k * bend;
-    real g = torque * inverse_root(larger(real(1) - c * c, real(1e-12)));
-    *on_a = (g * ru) * (v - c * u);
-    *on_b = (g * rv) * (u - c * v);
+    real g = torque * inverse_root(larger(multiply_add(-c, c, real(1)), real(1e-12)));
+    *on_a = (g * ru) * multiply_add(-c, u, v);
+    *on_b = (g * rv) * multiply_add(-c, v, u);
     *energy += real(0.5) * torque * bend;
 }
 
@@ -97,22 +97,24 @@ DEVICE void born_integral(real r, real r_inverse, real own, real scaled, real* i
     real l = larger(own, absolute(r - scaled));
     real inverse = real(1) / (l * u);
     real l_inverse = u * inverse, u_inverse = l * inverse;
-    real difference = u_inverse * u_inverse - l_inverse * l_inverse;
+    real difference = multiply_add(u_inverse, u_inverse, -(l_inverse * l_inverse));
     real half_log = real(0.5) * r_inverse * logarithm(l * u_inverse);
     real s2_r = scaled * scaled * r_inverse;
-    *integral = real(0.5) * (l_inverse - u_inverse + real(0.25) * (r - s2_r) * difference + half_log);
+    *integral = real(0.5) * ((l_inverse - u_inverse) + multiply_add(real(0.25) * (r - s2_r), difference, half_log));
+    // Inside the other atom L = s − r: smooth energies need the term, rare as it is.
     if (own < scaled - r) *integral += real(1) / own - l_inverse;
-    *slope = real(0.5) * r_inverse * (real(0.25) * (s2_r * r_inverse + real(1)) * difference - half_log * r_inverse);
+    real steepness = real(0.25) * multiply_add(s2_r, r_inverse, real(1));
+    *slope = real(0.5) * r_inverse * multiply_add(steepness, difference, -(half_log * r_inverse));
 }
 
 // The Born radius 1/(1/ρ̃ − tanh(…)/ρ) and its derivative with respect to the integral.
 DEVICE void born_radius(const Model& m, real integral, real own, real radius, real* born, real* slope) {
     real psi = integral * own;
-    real argument = psi * (m.alpha + psi * (psi * m.gamma - m.beta));
-    real steepness = m.alpha + psi * (real(3) * m.gamma * psi - real(2) * m.beta);
+    real argument = psi * multiply_add(psi, multiply_add(psi, m.gamma, -m.beta), m.alpha);
+    real steepness = multiply_add(psi, multiply_add(real(3) * m.gamma, psi, real(-2) * m.beta), m.alpha);
     real t = real(1) - real(2) / (exponential(real(2) * argument) + real(1));
     *born = real(1) / (real(1) / own - t / radius);
-    *slope = *born * *born * own * (real(1) - t * t) * steepness / radius;
+    *slope = *born * *born * own * multiply_add(-t, t, real(1)) * steepness / radius;
 }
 
 DEVICE int wrapped(int i, int n) { return i >= n ? i - n : i; }
@@ -177,7 +179,7 @@ DEVICE real pair_forces(const Model& m, const Team& team, int n, const real* x, 
                     real i2 = inverse * inverse;
                     real i6 = i2 * i2 * i2;
                     real repulsion = m.c12[at] * i6 * i6, attraction = m.c6[at] * i6, coulomb = m.qq[at] * inverse;
-                    push = (real(12) * repulsion - real(6) * attraction + coulomb) * i2;
+                    push = multiply_add(real(12), repulsion, multiply_add(real(-6), attraction, coulomb)) * i2;
                     if (ENERGY) energy += repulsion - attraction + coulomb;
                 }
                 if (m.has_born) {
@@ -226,8 +228,8 @@ DEVICE real pair_forces(const Model& m, const Team& team, int n, const real* x, 
                     real pair_energy = m.born_pair[(d - 1) * m.stride + a] * inverse;
                     real by_square = -(pair_energy * inverse * inverse);
                     real through = real(0.5) * by_square * e * (real(1) + exponent);
-                    kept[(d - 1) * KEPT * n + a] -= by_square * (real(1) - real(0.25) * e);
-                    chain[a] += through * born[b];
+                    kept[(d - 1) * KEPT * n + a] -= by_square * multiply_add(real(-0.25), e, real(1));
+                    chain[a] = multiply_add(through, born[b], chain[a]);
                     to[a] = through * born[a];
                     if (ENERGY) energy += pair_energy;
                 }
@@ -249,7 +251,7 @@ DEVICE real pair_forces(const Model& m, const Team& team, int n, const real* x, 
                 int b = wrapped(a + d, n);
                 const real* keep = kept + (d - 1) * KEPT * n + a;
                 real push = keep[0];
-                if (m.has_born) push -= chain[a] * keep[n] + chain[b] * keep[2 * n];
+                if (m.has_born) push -= multiply_add(chain[a], keep[n], chain[b] * keep[2 * n]);
                 force = push * (load(x, a) - load(x, b));
                 store(f, a, load(f, a) + force);
             }

@@ -14,9 +14,10 @@ DEVICE real forces(const Model& m, const Team& team, int atoms, const real* x, r
         for (int t = 0; t < 4; ++t) {
             const real* k = m.term[t];
             real u = at.x - k[4], v = at.y - k[5];
-            real e = k[0] * exponential((k[1] * u + k[2] * v) * u + k[3] * v * v);
-            force.x -= e * (real(2) * k[1] * u + k[2] * v);
-            force.y -= e * (real(2) * k[3] * v + k[2] * u);
+            real au = k[1] * u, cv = k[3] * v;
+            real e = k[0] * exponential(multiply_add(multiply_add(k[2], v, au), u, cv * v));
+            force.x = multiply_add(-e, multiply_add(real(2), au, k[2] * v), force.x);
+            force.y = multiply_add(-e, multiply_add(real(2), cv, k[2] * u), force.y);
             if (ENERGY) energy += e;
         }
         store(f, i, force);

@@ -1,7 +1,7 @@
 //! NVIDIA GPUs through the driver, which is loaded when the first device is opened.
 
 use super::nvrtc::Nvrtc;
-use super::program::Program;
+use super::program::{Program, fnv};
 use super::{Backend, Grid, Module, no_device};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
@@ -105,16 +105,25 @@ impl Cuda {
         })
     }
 
-    /// The machine code of `program`, from the user's cache where it was compiled before.
-    fn code(&self, program: &Program) -> Result<Vec<u8>> {
+    /// The kernels of `program`, from the user's cache where they were compiled before.
+    fn load(&self, program: &Program) -> Result<sys::CUmodule> {
         let nvrtc = Nvrtc::get()?;
         let hash = program.hash(&format!("sm_{} {:?}", self.target, nvrtc.version));
         let cached = cache().map(|directory| directory.join(format!("{hash}.cubin")));
-        if let Some(image) = cached.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|image| !image.is_empty()) {
-            return Ok(image);
+        // SAFETY: the image is what the compiler made: a whole CUBIN, or PTX that ends with a zero byte.
+        let load = |image: &[u8]| unsafe { result::module::load_data(image.as_ptr().cast()) };
+        if let Some(file) = cached.as_ref().and_then(|path| std::fs::read(path).ok())
+            && let Some((sum, image)) = file.split_first_chunk::<8>()
+            && *sum == fnv(image.iter().copied()).to_le_bytes()
+            && let Ok(module) = load(image)
+        {
+            return Ok(module);
         }
         let image = nvrtc.compile(program, self.target)?;
+        let module = load(&image).map_err(|e| self.gpu.error("kernels", e))?;
         if let Some(path) = cached {
+            // A checksum, then the image: a damaged file is made anew.
+            let image = [&fnv(image.iter().copied()).to_le_bytes()[..], &image].concat();
             // A cache that cannot be written costs a second the next time, no more.
             let temporary = path.with_extension(format!("{}", std::process::id()));
             let _ = path.parent().map(std::fs::create_dir_all);
@@ -122,7 +131,7 @@ impl Cuda {
                 let _ = std::fs::remove_file(&temporary);
             }
         }
-        Ok(image)
+        Ok(module)
     }
 }
 
@@ -196,9 +205,7 @@ impl Backend for Cuda {
 
     fn compile(&self, program: &Program) -> Result<Arc<dyn Module>> {
         self.gpu.enter()?;
-        let image = self.code(program)?;
-        // SAFETY: the image is a whole CUBIN, or PTX that ends with a zero byte.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| self.gpu.error("kernels", e))?;
+        let module = self.load(program)?;
         Ok(Arc::new(Loaded { gpu: self.gpu.clone(), module, shared_memory: self.shared_memory, functions: Mutex::default() }))
     }
 }

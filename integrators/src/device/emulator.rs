@@ -107,7 +107,7 @@ fn build(program: &Program) -> Result<Library> {
         std::fs::write(&text, format!("{HOST}\n{}", program.source)).map_err(|e| fail(format!("{}: {e}", text.display())))?;
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
         let output = Command::new(&compiler)
-            .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-o"])
+            .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-o"])
             .args([&library, &text])
             .output()
             .map_err(|e| fail(format!("{compiler}: {e}")))?;

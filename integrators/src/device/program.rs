@@ -31,10 +31,13 @@ impl Program {
         Program { source }
     }
 
-    /// 64-bit FNV-1a of the text and of `also`, in hexadecimal: the name of what was compiled from it.
+    /// A hash of the text and of `also`, in hexadecimal: the name of what was compiled from it.
     pub(super) fn hash(&self, also: &str) -> String {
-        let bytes = self.source.bytes().chain(also.bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        format!("{hash:016x}")
+        format!("{:016x}", fnv(self.source.bytes().chain(also.bytes())))
     }
+}
+
+/// 64-bit FNV-1a.
+pub(super) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
