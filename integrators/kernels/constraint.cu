@@ -12,8 +12,6 @@ struct Constraints {
     const int* atoms;
     // Per cluster of A atoms and K constraints: inverse masses [A], squared lengths [K], couplings [K, K].
     const real* parameters;
-    // 1 where any system has rigid bonds.
-    int any;
 };
 
 // The atoms, within a cluster, that constraint k joins: all to the first one, or a triangle.

@@ -1,7 +1,8 @@
 // What every kernel begins with: scalars, teams of threads, noise. The text has two compilers: NVRTC for the device, and a
 // C++ compiler behind host.h, where each thread is a fiber.
 //
-// Defined before it: DOUBLE (where `real` is double), TEAM (threads that move one replica together), BLOCK (threads of a block).
+// Defined before it: DOUBLE (where `real` is double), TEAM (threads that move one replica together), BLOCK (most
+// threads of a block), RIGID (1 where any system has rigid bonds: without them their kernels cost registers for nothing).
 //
 // Products and sums are fused where `multiply_add` says so and nowhere else, so that a function gives the same bits wherever it is
 // inlined. Sums run in an order that depends on nothing but the system: no atomic addition anywhere, so a restart finds the same bits.

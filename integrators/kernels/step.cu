@@ -51,7 +51,7 @@ struct Run {
 
 // The team's part of shared memory: rows of x, v and f, one real per thread, the model's scratch, and positions before a move
 // where there are rigid bonds.
-DEVICE int team_reals(const Run& p) { return (p.constraints.any ? 4 : 3) * p.row + TEAM + p.scratch; }
+DEVICE int team_reals(const Run& p) { return (RIGID ? 4 : 3) * p.row + TEAM + p.scratch; }
 
 // The smallest of all threads' numbers. `votes` holds one per thread.
 DEVICE int team_min(const Team& team, int mine, int* votes) {
@@ -110,7 +110,7 @@ KERNEL(run, Run) {
         for (; step < look; ++step) {
             for (int s = 0; s < p.stages; ++s) {
                 const Stage& stage = p.stage[s];
-                if (p.constraints.any && (stage.kind == DRIFT || stage.kind == DIFFUSE)) {
+                if (RIGID && (stage.kind == DRIFT || stage.kind == DIFFUSE)) {
                     EACH(i, atoms) { store(old, i, load(x, i)); }
                 }
                 switch (stage.kind) {
@@ -156,7 +156,7 @@ KERNEL(run, Run) {
                         sync();
                         break;
                 }
-                if (p.constraints.any && stage.kind <= DIFFUSE) {
+                if (RIGID && stage.kind <= DIFFUSE) {
                     After after = stage.kind == DRIFT ? DRIFTED : stage.kind == DIFFUSE ? DISPLACED : VELOCITY;
                     correct(p.constraints, system, team, after, real(1) / stage.a, x, v, old);
                 }
@@ -173,7 +173,7 @@ KERNEL(run, Run) {
         }
         sync();
         // Too large a step first shows in rigid bonds that the correction cannot restore.
-        real broken = p.constraints.any ? worst_bond(p.constraints, system, team, x) : real(0);
+        real broken = RIGID ? worst_bond(p.constraints, system, team, x) : real(0);
         if (!(broken <= p.bond_limit) && bad == none) bad = 6 * atoms;
         bad = team_min(team, bad, reinterpret_cast<int*>(lanes));
         diverged = bad != none;

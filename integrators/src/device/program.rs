@@ -23,11 +23,11 @@ pub(super) fn block(team: usize) -> usize {
 }
 
 impl Program {
-    /// Steps and forces of a model for replicas of up to `atoms` atoms.
-    pub(super) fn new(model: &str, dtype: DType, atoms: usize) -> Self {
+    /// Steps and forces of a model for replicas of up to `atoms` atoms, with rigid bonds or without.
+    pub(super) fn new(model: &str, dtype: DType, atoms: usize, rigid: bool) -> Self {
         let team = team(atoms);
         let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
-        let source = format!("#define TEAM {team}\n#define BLOCK {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}", block(team));
+        let source = format!("#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}", block(team), u8::from(rigid));
         Program { source }
     }
 

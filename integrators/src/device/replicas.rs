@@ -88,7 +88,6 @@ pub struct Replicas {
     table: Buffer,
     /// Heads, atoms and parameters of clusters of rigid bonds.
     constraints: [Buffer; 3],
-    rigid: bool,
     ids: Buffer,
     /// `1/m`, `1/√m` and `m`.
     masses: [Buffer; 3],
@@ -143,7 +142,7 @@ impl Replicas {
         let wanted = replicas.div_ceil(8 * device.0.processors()).next_power_of_two();
         let teams = wanted.min(block(team) / team).min((limit / bytes(scratch)).max(1)).max(1);
         let grid = Grid { blocks: replicas.div_ceil(teams) as u32, threads: (teams * team) as u32, shared: teams * bytes(scratch) };
-        let module = device.0.compile(&Program::new(model.source, dtype, most))?;
+        let module = device.0.compile(&Program::new(model.source, dtype, most, rigid))?;
 
         // Rows of the tables of masses, one set per different system.
         let mut systems: Vec<(&Arc<System>, i32)> = Vec::new();
@@ -199,7 +198,6 @@ impl Replicas {
                 device.buffer_of(pulp::bytemuck::cast_slice(&members))?,
                 device.buffer_of(&reals(dtype, &parameters))?,
             ],
-            rigid,
             ids: device.buffer_of(pulp::bytemuck::cast_slice(batch.ids()))?,
             masses: [inverse?, inverse_root?, mass?],
             root_kt: device.buffer(replicas * real)?,
@@ -284,7 +282,6 @@ impl Replicas {
         for buffer in &self.constraints {
             p.pointer(Some(buffer));
         }
-        p.int(i32::from(self.rigid));
         p.address(self.phase.at());
         p.address(self.phase.at() + half);
         p.pointer(Some(&self.forces));

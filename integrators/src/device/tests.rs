@@ -110,7 +110,7 @@ fn noise_has_the_integers_of_the_host() {
     let (n, noise, replica, step) = (300, Noise::new(0x0123_4567_89ab_cdef), 77, (5u64 << 40) + 12_345);
     for device in devices() {
         for dtype in [DType::F32, DType::F64] {
-            let module = device.0.compile(&Program::new(CLIFF, dtype, 1)).unwrap();
+            let module = device.0.compile(&Program::new(CLIFF, dtype, 1, false)).unwrap();
             let bits = device.buffer(16 * n).unwrap();
             let normal = device.buffer(24 * n).unwrap();
             let mut p = Layout::new(dtype);
