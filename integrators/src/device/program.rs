@@ -27,7 +27,11 @@ impl Program {
     pub(super) fn new(model: &str, dtype: DType, atoms: usize, rigid: bool) -> Self {
         let team = team(atoms);
         let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
-        let source = format!("#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}", block(team), u8::from(rigid));
+        let source = format!(
+            "#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}",
+            block(team),
+            u8::from(rigid)
+        );
         Program { source }
     }
 
