@@ -213,8 +213,12 @@ pub(super) struct MechanicsKernel {
 impl MechanicsKernel {
     /// Tables for `model`, which was read from `file`.
     pub(super) fn new(model: &Mechanics, file: &str) -> Self {
-        let capabilities = Capabilities::potential(format!("mm:{file}")).with_kernels();
-        MechanicsKernel { capabilities, file: file.to_owned(), single: Tables::new(model), double: Tables::new(model) }
+        let capabilities = Capabilities::potential(format!("mm:{file}"));
+        let mut kernel = MechanicsKernel { capabilities, file: file.to_owned(), single: Tables::new(model), double: Tables::new(model) };
+        if kernel.device_model().is_some() {
+            kernel.capabilities = kernel.capabilities.with_kernels();
+        }
+        kernel
     }
 
     #[inline(always)]
