@@ -231,7 +231,7 @@ fn run(provider: &mut dyn ForceProvider, name: &str, dtype: DType, pieces: &[u64
 #[test]
 fn every_stage_is_that_of_the_host() {
     let kernel = || LaneProvider::new(Cliff::new(3.0, 1e9));
-    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::F64, 1e-12)] {
+    for (dtype, tolerance) in [(DType::F32, 2e-5_f64), (DType::F64, 1e-12)] {
         let mut first = Vec::new();
         for device in devices() {
             for (n, name) in DynamicsSpec::NAMES.iter().enumerate() {

@@ -163,7 +163,8 @@ impl Parameters {
 impl CutoffProvider {
     /// Adds the pairs of `nb` to `uncut`; `cell` is that of periodic replicas that bring none.
     pub(super) fn new(uncut: Box<dyn ForceProvider>, nb: &Nonbonded, cutoff: &Cutoff, cell: Option<Cell>) -> Self {
-        let capabilities = Capabilities { periodic: cutoff.periodic, virial: true, graph_safe: false, ..uncut.capabilities().clone().without_kernels() };
+        let capabilities =
+            Capabilities { periodic: cutoff.periodic, virial: true, graph_safe: false, ..uncut.capabilities().clone().without_kernels() };
         CutoffProvider::of(capabilities, uncut, Arc::new(Parameters::new(nb, cutoff, cell)))
     }
 
