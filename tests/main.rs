@@ -10,3 +10,4 @@ mod restart;
 mod support;
 mod tools;
 mod train;
+mod trained;

@@ -1,15 +1,19 @@
 //! `scorefield consistency`: do samples and simulations of a model agree with each other and with a reference?
 
 use super::input::show_file_warnings;
+use super::sample;
 use super::{Outcome, Runtime, print};
 use crate::config::{RunFlags, RunSettings, SimulateFlags};
 use crate::consistency::{CoordinateChoice, Settings, Source, Trajectory, compare};
 use crate::error::{Error, usage};
 use crate::io::{Frame, Selection, write_atomically, write_frames};
 use crate::report::consistency::{files, table};
+use crate::signals::Interrupt;
 use crate::simulation;
 use anyhow::Result;
 use scorefield_integrators::{OnDivergence, Quantity, System};
+use scorefield_models::scoremd;
+use scorefield_models::weights::WeightsFile;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -30,6 +34,9 @@ Examples:
 
   # The simulation of any force provider, run here: 64 replicas from frames of the reference
   scorefield consistency --reference md.dcd --topology peptide.pdb --model mm:peptide.xml --temperature '300 K' --dt '2 fs'
+
+  # A trained model: independent samples and a simulation, both made here
+  scorefield consistency --reference md.dcd --topology peptide.pdb --select 4,6,8,14,16 --model model.safetensors --dt '2 fs'
 
 Everything is in report.html, one file without links; its numbers are in report.json and in CSV files beside it. Every
 metric stands beside its floor, the value that two sets of the reference's own frames have.";
@@ -56,6 +63,9 @@ pub(super) struct ConsistencyFlags {
     /// Simulation with the model's forces: a trajectory, or the directory of a run
     #[arg(long, value_name = "TRAJ", num_args = 1..)]
     pub(super) simulation: Vec<PathBuf>,
+    /// With --model: independent samples drawn from its weights, 0 for none [default: 10000]
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(super) count: Option<u32>,
     /// Structure file that says which atoms the samples have [default: those selected of the reference]
     #[arg(long, value_name = "FILE")]
     pub(super) samples_topology: Option<PathBuf>,
@@ -173,6 +183,10 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
         topology: flags.samples_topology.clone(),
         ..Source::default()
     })?;
+    let samples = match samples {
+        None => drawn(&flags, &reference, runtime)?,
+        given => given,
+    };
     let mut simulated = flags.simulation.clone();
     if let Some(model) = &flags.model {
         std::fs::create_dir_all(&out).map_err(|e| Error::file("make the directory", &out, e))?;
@@ -202,6 +216,39 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
     }
     runtime.say(format_args!("wrote {}", out.join("report.html").display()));
     Ok(Outcome::Done)
+}
+
+/// Independent samples of the model, where it is one that can give them.
+fn drawn(flags: &ConsistencyFlags, reference: &Trajectory, runtime: &Runtime) -> Result<Option<Trajectory>> {
+    let n = flags.count.unwrap_or(10_000) as usize;
+    let Some(file) = flags.model.as_ref().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors") && n > 0) else {
+        return Ok(None);
+    };
+    if WeightsFile::read(file)?.metadata().architecture != scoremd::model::ARCHITECTURE {
+        return Ok(None);
+    }
+    let model = scoremd::Model::read(file)?;
+    let width = 3 * reference.system.len();
+    let d = model.dimension();
+    if d > width || (d < width && !toy(flags)) {
+        return Err(Error::Run(format!(
+            "{}: the model has {d} coordinates, but the reference has {} atoms; choose the model's beads with --select",
+            file.display(),
+            reference.system.len()
+        ))
+        .into());
+    }
+    runtime.say(format_args!("{n} independent samples of {}", file.display()));
+    let interrupt = Interrupt::install()?;
+    let Some(x) = sample::draw::<f32>(&model, Default::default(), n, runtime, &interrupt)? else {
+        return Err(Error::Run("interrupted while samples were drawn".into()).into());
+    };
+    let mut positions = Vec::with_capacity(n * width);
+    for row in x.chunks_exact(d) {
+        positions.extend_from_slice(row);
+        positions.resize(positions.len() + width - d, 0.0);
+    }
+    Ok(Some(Trajectory::new("samples", reference.system.clone(), positions, 1)?))
 }
 
 /// Settings of the simulation that `--model` asks for: one replica per start structure, and these are frames of the

@@ -110,7 +110,7 @@ pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
 }
 
 /// Samples `[n, D]` in nm or reduced units; `None` where somebody interrupted.
-fn draw<T: SimdReal>(
+pub(super) fn draw<T: SimdReal>(
     model: &scoremd::Model,
     settings: Settings,
     n: usize,
