@@ -202,6 +202,6 @@ mod tests {
         // The mean over both chains has an error of 1/√8000; 20 groups know it to 16 %.
         let error = jackknife(&[0..4000, 4000..8000], mean);
         assert!((error * 8000f64.sqrt() - 1.0).abs() < 0.5, "{error}");
-        assert!(jackknife(&[0..2], mean).is_nan());
+        assert!(jackknife(std::slice::from_ref(&(0..2)), mean).is_nan());
     }
 }

@@ -10,14 +10,14 @@ static SEEN: Mutex<(BTreeSet<String>, Vec<String>)> = Mutex::new((BTreeSet::new(
 
 #[cfg(test)]
 thread_local! {
-    /// Warnings that this thread gave, also those given before.
-    pub(crate) static GIVEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Warnings that this thread gave, also those given before: other tests' warnings do not disturb.
+    pub(crate) static GIVEN: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 /// Keeps a warning, unless it was given before.
 pub(crate) fn warn(message: &str) {
     #[cfg(test)]
-    GIVEN.set(GIVEN.get() + 1);
+    GIVEN.with_borrow_mut(|given| given.push(message.to_owned()));
     // A poisoned lock only means that another thread panicked in here; the sets stay valid.
     let mut seen = SEEN.lock().unwrap_or_else(|e| e.into_inner());
     if seen.0.len() < MOST && !seen.0.contains(message) {

@@ -767,7 +767,7 @@ mod tests {
             let lengths = writer.finish().unwrap();
             assert_eq!(lengths[0].file, name.replace('.', ".part2."));
             assert_eq!(read(&dir.path().join(&lengths[0].file), &topology).len(), 1, "{name}");
-            assert!(super::super::take_warnings().iter().any(|w| w.contains(&lengths[0].file)), "{name}");
+            assert!(super::super::warnings::GIVEN.take().iter().any(|w| w.contains(&lengths[0].file)), "{name}");
         }
     }
 
