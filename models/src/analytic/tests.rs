@@ -255,6 +255,7 @@ fn centre_start_binds_to_the_given_positions() {
 
 #[test]
 fn kernels_give_the_same_forces_and_trajectories() {
+    let mut compiled = std::collections::BTreeSet::new();
     for text in ALL {
         let (provider, toy) = build(text);
         let base = Sample::of_toy(&toy);
@@ -267,7 +268,8 @@ fn kernels_give_the_same_forces_and_trajectories() {
         }
         let (dt, kt) = if text.contains(" A") || text.contains("kJ") { (0.002, 1.0) } else { (0.004, 0.7) };
         testing::check_device(&*provider, &samples, dt, kt, 10, 1e-5);
-        testing::check_kernels_compile(&*provider, samples[0].system.len());
-        testing::check_kernels_compile(&*provider, 40);
+        if compiled.insert(provider.capabilities().name.clone()) {
+            testing::check_kernels_compile(&*provider, samples[0].system.len());
+        }
     }
 }

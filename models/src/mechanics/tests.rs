@@ -403,6 +403,7 @@ fn rigid_bonds_stay_rigid() {
 
 #[test]
 fn kernels_give_the_same_forces_and_trajectories() {
+    let mut on_devices = 0;
     for case in READABLE {
         let (m, frames) = fixture(case);
         let mut system = System::particles(case, m.atoms(), 1.0);
@@ -411,7 +412,17 @@ fn kernels_give_the_same_forces_and_trajectories() {
         let samples: Vec<Sample> = (0..3)
             .map(|k| Sample::new(system.clone(), numbers(&frames[k % frames.len()]["positions_nm"])).displaced(0.004, k as u64))
             .collect();
-        testing::check_device(&*m.provider(case), &samples, 0.0005, 2.5, 10, 1e-5);
-        testing::check_kernels_compile(&*m.provider(case), m.atoms());
+        let provider = m.provider(case);
+        if !provider.capabilities().devices.contains(&"cuda") {
+            assert!(provider.device_model().is_none(), "{case}");
+            continue;
+        }
+        testing::check_device(&*provider, &samples, 0.0005, 2.5, 10, 1e-5);
+        on_devices += 1;
+        // One text serves all molecules; what differs is whether there are rigid bonds, and how many atoms a block holds.
+        if ["tetrapeptide-amber14-obc2", "aldp-obc-constraints-hbonds"].contains(&case) {
+            testing::check_kernels_compile(&*provider, m.atoms());
+        }
     }
+    assert!(on_devices >= 7, "only {on_devices} force fields have kernels");
 }

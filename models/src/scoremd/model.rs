@@ -7,7 +7,7 @@
 //! | `start_frames` | `[n, N, 3]` or `[n, D]` | some of the training data, in nm (reduced units for toys) |
 //! | `training_range` | `[P, 6]` | of each [`RangeColumn`]: pair distances `(0, 1), (0, 2), …` of beads, else the coordinates |
 //!
-//! Metadata are those of [`weights`](crate::weights); `parameters` holds [`Settings`].
+//! Metadata are those of [`weights`]; `parameters` holds [`Settings`].
 
 use super::config::{Body, ExpertConfig, Head, ModelConfig};
 use super::log_z::LogZ;
