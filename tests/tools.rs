@@ -501,3 +501,26 @@ fn settings_come_from_a_file_too() {
     let wrong = folder.write("wrong.toml", "modle = \"lj\"\n");
     fails(2, &["evaluate", "--config", &wrong], &["modle", "model"]);
 }
+
+#[test]
+fn drivers_say_what_they_need() {
+    let cluster = tempfile::tempdir().unwrap();
+    let file = cluster.path().join("cluster.xyz");
+    std::fs::write(&file, "2\n\nAr 0 0 0\nAr 4 0 0\n").unwrap();
+    let drive = |more: &[&'static str]| -> Vec<String> {
+        let start = ["drive", "--structure", file.to_str().unwrap(), "--quiet"].map(str::to_owned);
+        start.into_iter().chain(more.iter().map(|m| (*m).to_owned())).collect()
+    };
+    let argon = "lj:sigma=3.4 A,epsilon=1 kJ/mol";
+    for (more, code, part) in [
+        (vec!["--model", argon], 2, "--unix NAME"),
+        (vec!["--unix", "x"], 2, "--model and --structure"),
+        (vec!["--model", "lj", "--unix", "x"], 2, "reduced units"),
+        (vec!["--model", argon, "--unix", "x", "--wait", "3 nm"], 2, "--wait"),
+        (vec!["--model", argon, "--port", "1", "--shm"], 2, "UNIX socket"),
+        (vec!["--model", argon, "--unix", "scorefield-nobody", "--wait", "50 ms"], 1, "nobody listens"),
+    ] {
+        let args = drive(&more);
+        crate::support::fail(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, &[part]);
+    }
+}
