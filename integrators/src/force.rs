@@ -49,6 +49,9 @@ pub struct Capabilities {
     pub energy: bool,
     /// Energies of systems of different composition are on one scale, so that their differences mean something.
     pub energies_comparable: bool,
+    /// Stiffness k of pseudo-forces in kJ/mol/nm², where it is known: `x + F/k` is the structure the model takes `x` for a
+    /// noisy copy of. Denoising needs it.
+    pub stiffness: Option<f64>,
     /// Can fill `Output::virial`.
     pub virial: bool,
     /// Can fill `Output::atom_energy`.
@@ -82,6 +85,7 @@ impl Capabilities {
             conservative: true,
             energy: true,
             energies_comparable: true,
+            stiffness: None,
             virial: false,
             atom_energy: false,
             uncertainty: false,

@@ -312,8 +312,13 @@ impl ScoreModel {
                 "it is no function of a score; use it as it is",
             ));
         }
+        let stiffness = match settings.target {
+            Target::PseudoForce { stiffness } => Some(stiffness),
+            _ => None,
+        };
         let capabilities = Capabilities {
             kind,
+            stiffness,
             conservative: false,
             energy: false,
             needs_noise_level: matches!(settings.levels, Levels::Clock(_)),

@@ -64,6 +64,11 @@ pub fn joined(name: &str, parts: &[&Capabilities]) -> Result<Capabilities> {
         all.energy &= p.energy;
         all.energies_comparable &= p.energies_comparable;
         all.virial &= p.virial;
+        // Bias forces on a pseudo-force leave its stiffness as it is; two stiffnesses leave none.
+        all.stiffness = match (all.stiffness, p.stiffness) {
+            (Some(a), Some(b)) if a != b => None,
+            (a, b) => a.or(b),
+        };
         all.atom_energy &= p.atom_energy;
         all.uncertainty &= p.uncertainty;
         all.needs_noise_level |= p.needs_noise_level;

@@ -38,6 +38,8 @@ impl Scaled {
             }
             *temperature_kelvin *= factor;
         }
+        // The denoised structure x + F/k stays where it is.
+        capabilities.stiffness = capabilities.stiffness.filter(|_| factor > 0.0).map(|k| factor * k);
         capabilities.name = format!("{factor} × {}", capabilities.name);
         Ok(Scaled { capabilities, factor, inner })
     }

@@ -24,6 +24,9 @@ impl Sum {
         let mut capabilities = joined("sum", &parts)?;
         capabilities.name = parts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(" + ");
         capabilities.uncertainty = parts.iter().any(|p| p.uncertainty);
+        // Pseudo-forces add up like springs: the sum points to the mean of their structures, weighted with their stiffness.
+        let stiffness: Vec<f64> = parts.iter().filter_map(|p| p.stiffness).collect();
+        capabilities.stiffness = (!stiffness.is_empty()).then(|| stiffness.iter().sum());
         Ok(Sum { capabilities, terms, term: empty() })
     }
 }
