@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod consistency;
 pub mod dataset;
+pub mod embed;
 pub mod error;
 pub mod io;
 pub mod report;

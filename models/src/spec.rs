@@ -23,6 +23,7 @@ use crate::ani::{AniModel, AniProvider, AniSpec};
 use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
+use crate::local::LocalForces;
 use crate::mechanics::Mechanics;
 use crate::scoremd::provider::{ScoreProvider, ScoreSpec};
 use crate::so3lr::So3lrSpec;
@@ -553,6 +554,27 @@ impl ProviderSpec {
                     name: weights.metadata().architecture.clone(),
                     known: ARCHITECTURES.iter().map(|a| (*a).to_owned()).collect(),
                 })
+            }
+        }
+    }
+}
+
+impl ProviderSpec {
+    /// The same forces on domains of a larger system, where a provider's energy is a sum over atoms that see no further than a
+    /// cutoff.
+    ///
+    /// # Errors
+    /// Where it is not, or as [`ProviderSpec::build`].
+    pub fn build_local(&self) -> Result<Box<dyn LocalForces>> {
+        match self {
+            ProviderSpec::Lj(s) => Ok(Box::new(s.build_local()?)),
+            _ => {
+                let name = toml::Table::try_from(self).ok().and_then(|t| Some(t.get("kind")?.as_str()?.to_owned()));
+                Err(Error::spec(
+                    name.unwrap_or_else(|| "this model".into()),
+                    "its forces cannot be computed domain by domain: they are not a sum over atoms that see no further than a cutoff, or \
+                     this is not implemented; evaluate whole structures instead (lj with a cutoff can)",
+                ))
             }
         }
     }

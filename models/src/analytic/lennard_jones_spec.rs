@@ -1,7 +1,7 @@
 //! `lj`: Lennard-Jones as written by the user, open or periodic, with the system it brings along.
 
 use super::lennard_jones::{LennardJones, cluster_positions};
-use super::{LennardJonesPeriodic, Reader, Toy, positive};
+use super::{LennardJonesLocal, LennardJonesPeriodic, Reader, Toy, positive};
 use crate::error::{Error, Result};
 use scorefield_integrators::lane::LaneProvider;
 use scorefield_integrators::{Dimension, ForceProvider, Quantity, System, UnitSystem};
@@ -87,6 +87,23 @@ impl LennardJonesSpec {
         let temperature = if si { Quantity::new(86.0, "K") } else { Quantity::bare(0.728) };
         let provider = LennardJonesPeriodic::new(sigma, epsilon, cutoff, self.shift, skin, reader.units)?;
         Ok((Box::new(provider), Toy { system: system(n), positions, cell, temperature, trained: None }))
+    }
+
+    /// The same forces on domains of a larger system.
+    ///
+    /// # Errors
+    /// Where a parameter is refused, or there is no cutoff.
+    pub fn build_local(&self) -> Result<LennardJonesLocal> {
+        let Some(cutoff) = &self.cutoff else {
+            return Err(Error::spec("lj", "without a cutoff every atom sees all others; add cutoff=… to share space out"));
+        };
+        let reader = Reader::new("lj", &[("sigma", &self.sigma), ("epsilon", &self.epsilon)])?;
+        LennardJonesLocal::new(
+            reader.positive("sigma", &self.sigma, Dimension::LENGTH)?,
+            reader.positive("epsilon", &self.epsilon, Dimension::ENERGY)?,
+            reader.positive("cutoff", cutoff, Dimension::LENGTH)?,
+            self.shift,
+        )
     }
 }
 

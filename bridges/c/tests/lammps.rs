@@ -1,0 +1,1 @@
+//! LAMMPS on the C interface.

@@ -1,0 +1,11 @@
+//! For programs that call this one: a model opened from a few words, whole batches evaluated in internal units.
+//!
+//! The C interface (`bridges/c`) and the Python package (`bridges/python`) are thin layers over this module.
+
+mod model;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use model::{Model, Results};
+pub use spec::{Spec, Species};
