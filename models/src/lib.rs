@@ -13,6 +13,7 @@ pub mod external;
 pub mod local;
 mod matrix;
 pub mod mechanics;
+pub mod molecule;
 pub mod scoremd;
 pub mod so3lr;
 pub mod spec;

@@ -1,0 +1,26 @@
+//! Chemistry: molecular graphs, how they are perceived from coordinates, what makes them valid and equal.
+
+mod aromaticity;
+mod bond_orders;
+mod canonical;
+mod connectivity;
+mod element;
+mod error;
+mod graph;
+mod matching;
+mod perceive;
+mod rings;
+mod sanitize;
+mod stability;
+#[cfg(test)]
+mod tests;
+mod validity;
+
+pub use canonical::{Compare, Identity, Numbering};
+pub use element::{Element, HEAVIEST};
+pub use error::{Error, Result};
+pub use graph::{Atom, Bond, Chirality, DoubleBondStereo, Graph, Neighbour};
+pub use perceive::{Convention, Perceiver};
+pub use rings::Rings;
+pub use stability::Stability;
+pub use validity::Verdict;
