@@ -119,9 +119,7 @@ impl Skeleton {
                 }
             }
             for bond in graph.bonds() {
-                let (Some(stereo), (Some(i), Some(j))) =
-                    (bond.stereo, (place[bond.atoms.0 as usize], place[bond.atoms.1 as usize]))
-                else {
+                let (Some(stereo), (Some(i), Some(j))) = (bond.stereo, (place[bond.atoms.0 as usize], place[bond.atoms.1 as usize])) else {
                     continue;
                 };
                 let references = [place[stereo.references.0 as usize], place[stereo.references.1 as usize]];
@@ -205,10 +203,12 @@ struct Search<'a> {
 impl Search<'_> {
     /// Splits colours by the colours of neighbours until nothing changes.
     fn refine(&self, mut colours: Vec<usize>) -> Vec<usize> {
-        let classes = |c: &[usize]| c.iter().enumerate().fold(vec![false; c.len()], |mut s, (_, &k)| {
-            s[k] = true;
-            s
-        });
+        let classes = |c: &[usize]| {
+            c.iter().enumerate().fold(vec![false; c.len()], |mut s, (_, &k)| {
+                s[k] = true;
+                s
+            })
+        };
         let count = |c: &[usize]| classes(c).iter().filter(|s| **s).count();
         let mut before = count(&colours);
         loop {

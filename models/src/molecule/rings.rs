@@ -36,8 +36,7 @@ impl Rings {
 
     fn push(&mut self, graph: &Graph, atoms: Vec<u32>) {
         let next = |k: usize| atoms[(k + 1) % atoms.len()] as usize;
-        let bonds: Vec<u32> =
-            (0..atoms.len()).filter_map(|k| graph.bond_between(atoms[k] as usize, next(k)).map(|b| b as u32)).collect();
+        let bonds: Vec<u32> = (0..atoms.len()).filter_map(|k| graph.bond_between(atoms[k] as usize, next(k)).map(|b| b as u32)).collect();
         atoms.iter().for_each(|&a| self.of_atom[a as usize] += 1);
         bonds.iter().for_each(|&b| self.of_bond[b as usize] += 1);
         self.atoms.push(atoms);

@@ -243,8 +243,7 @@ fn symmetric_cages_have_all_their_rings_and_one_identity() {
     let cubane: Vec<(u32, u32)> = (0..8u32).flat_map(|i| [1, 2, 4].map(|b| (i, i ^ b))).filter(|(i, j)| i < j).collect();
     let adamantane = [(0, 4), (0, 5), (0, 6), (1, 4), (1, 7), (1, 8), (2, 5), (2, 7), (2, 9), (3, 6), (3, 8), (3, 9)];
     // A generalised Petersen graph (10, 2).
-    let dodecahedron: Vec<(u32, u32)> =
-        (0..10u32).flat_map(|i| [(i, (i + 1) % 10), (i, i + 10), (10 + i, 10 + (i + 2) % 10)]).collect();
+    let dodecahedron: Vec<(u32, u32)> = (0..10u32).flat_map(|i| [(i, (i + 1) % 10), (i, i + 10), (10 + i, 10 + (i + 2) % 10)]).collect();
     let spiro = [(0, 1), (1, 2), (2, 3), (3, 0), (0, 4), (4, 5), (5, 6), (6, 0)];
     for (n, bonds, rings, size) in
         [(8, &cubane[..], 6, 4), (10, &adamantane[..], 4, 6), (20, &dodecahedron[..], 12, 5), (7, &spiro[..], 2, 4)]
