@@ -11,3 +11,4 @@ mod support;
 mod tools;
 mod train;
 mod trained;
+mod wheel;

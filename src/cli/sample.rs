@@ -9,16 +9,14 @@ use crate::report::progress::Progress;
 use crate::signals::Interrupt;
 use crate::simulation::own_system;
 use anyhow::{Context, Result};
-use rayon::prelude::*;
+use scorefield_integrators::DType;
 use scorefield_integrators::simd::SimdReal;
-use scorefield_integrators::{DType, Noise};
 use scorefield_models::scoremd;
-use scorefield_models::scoremd::sampler::{Method, Sampler, Settings};
+use scorefield_models::scoremd::sampler::{Method, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 const EXAMPLES: &str = "\
@@ -59,8 +57,6 @@ fn method(text: &str) -> Result<Method, String> {
     Method::deserialize(serde_json::Value::from(text)).map_err(|_| "known are em, pc, ode and heun".to_owned())
 }
 
-/// Samples that one thread draws at a time.
-const CHUNK: usize = 64;
 /// Most coordinates of all samples.
 const MOST: usize = 1 << 28;
 
@@ -117,40 +113,18 @@ pub(super) fn draw<T: SimdReal>(
     runtime: &Runtime,
     interrupt: &Interrupt,
 ) -> Result<Option<Vec<f64>>> {
-    let d = model.dimension();
-    let noise = Noise::new(runtime.seed);
-    let mut x = vec![T::default(); n * d];
-    let progress = std::sync::Mutex::new(Progress::new(n as u64, 0, 1, None, runtime.quiet));
-    let done = AtomicUsize::new(0);
-    // Enough pieces for all threads, of a size that depends on nothing else: samples do not depend on it anyway.
-    let work = |(k, x): (usize, &mut [T])| -> Result<()> {
-        if interrupt.requested() {
-            return Ok(());
+    let bar = std::sync::Mutex::new(Progress::new(n as u64, 0, 1, None, runtime.quiet));
+    let progress = |done: usize| {
+        if let Ok(mut bar) = bar.try_lock() {
+            bar.update(done as u64, n as u64);
         }
-        // A sampler's memory is small beside what it draws.
-        let mut sampler = Sampler::<T>::new(model, settings)?;
-        sampler.draw(noise, (k * CHUNK) as u32, x)?;
-        let now = done.fetch_add(x.len() / d, Ordering::Relaxed) + x.len() / d;
-        if let Ok(mut bar) = progress.try_lock() {
-            bar.update(now as u64, n as u64);
-        }
-        Ok(())
+        !interrupt.requested()
     };
-    runtime.pool.install(|| x.par_chunks_mut(CHUNK * d).enumerate().try_for_each(work))?;
-    if let Ok(mut bar) = progress.lock() {
+    let x = crate::embed::draw::<T>(model, settings, n, runtime.seed, &runtime.pool, &progress)?;
+    if let Ok(mut bar) = bar.lock() {
         bar.finish();
     }
-    if interrupt.requested() {
-        return Ok(None);
-    }
-    if let Some(k) = x.iter().position(|x| !x.to_f64().is_finite()) {
-        return Err(Error::Run(format!(
-            "sample {} is not finite: the scores grew without bound; use more --steps, or look at the model's training",
-            k / d
-        ))
-        .into());
-    }
-    Ok(Some(x.iter().map(|x| x.to_f64() / model.scale).collect()))
+    Ok(x)
 }
 
 /// Writes samples as arrays or as a trajectory, by the file's extension.

@@ -3,9 +3,11 @@
 //! The C interface (`bridges/c`) and the Python package (`bridges/python`) are thin layers over this module.
 
 mod model;
+mod sample;
 mod spec;
 #[cfg(test)]
 mod tests;
 
 pub use model::{Model, Results};
+pub use sample::draw;
 pub use spec::{Spec, Species};

@@ -102,6 +102,9 @@ size_t scorefield_atoms(const scorefield_model *model);
 /* How far the energy of an atom sees, for scorefield_evaluate_local; 0 where the model is not local (the error says why). */
 double scorefield_local_range(const scorefield_model *model);
 
+/* Atomic number of a symbol such as "Ar", in any case; 0 where there is no such element. */
+uint32_t scorefield_element(const char *symbol);
+
 /* Evaluates whole structures. On failure, results hold anything. */
 int32_t scorefield_evaluate(scorefield_model *model, const scorefield_batch *batch, const scorefield_results *results);
 

@@ -179,6 +179,25 @@ pub unsafe extern "C" fn scorefield_atoms(model: *const Model) -> usize {
 /// See the header.
 ///
 /// # Safety
+/// `symbol` is null or a string that ends with a zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn scorefield_element(symbol: *const c_char) -> u32 {
+    let mut number = 0;
+    guard(|| {
+        if symbol.is_null() {
+            return Err(invalid("the symbol is NULL"));
+        }
+        // SAFETY: as the caller promised.
+        let text = unsafe { CStr::from_ptr(symbol) }.to_string_lossy();
+        number = embed::Species::Symbol(text.into_owned()).number()?;
+        Ok(())
+    });
+    number
+}
+
+/// See the header.
+///
+/// # Safety
 /// `model` is null or open, `batch` and `results` are null or point to structs whose pointers are null or have room for what the
 /// header says.
 #[unsafe(no_mangle)]

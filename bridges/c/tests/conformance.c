@@ -84,6 +84,8 @@ static void errors(void) {
     CHECK(scorefield_capabilities(NULL) == NULL);
     CHECK(scorefield_atoms(NULL) == 0);
     scorefield_close(NULL);
+    CHECK(scorefield_element("Ar") == 18 && scorefield_element("h") == 1);
+    CHECK(scorefield_element("Qq") == 0 && scorefield_element(NULL) == 0);
 
     scorefield_model *model = scorefield_open(SPEC);
     CHECK(model && scorefield_atoms(model) == ATOMS);

