@@ -1,6 +1,6 @@
 //! The C interface of scorefield. What every function means is written in `include/scorefield.h`; here it is done.
 //!
-//! Nothing unwinds into the caller: every function runs inside [`error::guard`].
+//! Nothing unwinds into the caller: every function runs inside `error::guard`.
 
 mod error;
 mod local;
