@@ -18,7 +18,7 @@ use crate::report::summary::{DivergenceSummary, ExchangeSummary, OutsideSummary,
 use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
 use outputs::{Set, Written};
-use scorefield_integrators::dynamics::{Dynamics, kinetic_temperature};
+use scorefield_integrators::dynamics::kinetic_temperature;
 use scorefield_integrators::{
     Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, UnitSystem, Want, simd,
 };
@@ -193,14 +193,14 @@ impl Simulation {
         loaded.warnings.iter().for_each(|w| runtime.warn(w));
         let (batch, state) = start::replicate(&loaded.frames, &loaded.starts, &config, dtype, header.seed)?;
         let noise = Noise::new(header.seed);
-        let dynamics = Dynamics::new(&config.dynamics, config.units, config.remove_drift)?;
+        let propagator = config.integrator.build(config.units, config.remove_drift)?;
         let sets = open(&config, &batch, written.as_ref())?;
         let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
         let free_energy = free_energy(&config, &batch);
         let (provider, pool) = (&*loaded.provider, runtime.pool.clone());
         let ensemble = match &device {
-            None => Ensemble::new(batch, &state, provider, &dynamics, noise, pool, config.guard)?,
-            Some(device) => Ensemble::on_device(batch, &state, provider, &dynamics, noise, pool, config.guard, device)?,
+            None => Ensemble::new(batch, &state, provider, &*propagator, noise, pool, config.guard)?,
+            Some(device) => Ensemble::on_device(batch, &state, provider, &*propagator, noise, pool, config.guard, device)?,
         };
         let exchange = match &config.sampling {
             Sampling::Constant { .. } => None,
@@ -394,7 +394,7 @@ impl Simulation {
             self.ensemble.evaluate(Want::ENERGY)?;
         }
         let (step, time) = (self.step(), self.time());
-        let moving = self.config.dynamics.has_velocities();
+        let moving = self.config.integrator.has_velocities();
         self.ensemble.fetch(Fetch { velocities: moving, positions: self.free_energy.is_some() || self.domain.is_some(), forces: false })?;
         let (ensemble, freedom, units) = (&self.ensemble, &self.freedom, self.config.units);
         for set in &mut self.sets {
@@ -563,7 +563,8 @@ impl Simulation {
             version: env!("CARGO_PKG_VERSION"),
             command: self.header.settings.command(),
             model: self.model.clone(),
-            integrator: self.config.dynamics.name(),
+            integrator: self.config.integrator.name(),
+            acceptance: self.ensemble.acceptance().filter(|a| a.tried > 0).map(|a| a.accepted as f64 / a.tried as f64),
             units: self.config.units,
             device: self.device.as_ref().map_or("cpu", Device::name).to_owned(),
             isa: simd::current_isa().name(),

@@ -12,7 +12,7 @@ use crate::device::{Device, DeviceProvider, Fetch, Stop};
 use crate::error::{Error, Result, invalid};
 use crate::force::{ForceProvider, Input, Output, Want};
 use crate::noise::Noise;
-use crate::propagator::{Context, Propagator};
+use crate::propagator::{Acceptance, Context, Propagator};
 use crate::simd;
 use crate::state::{Clock, State};
 use crate::system::System;
@@ -479,6 +479,14 @@ impl Ensemble {
     /// Number of replicas.
     pub fn replicas(&self) -> usize {
         self.batch.replicas()
+    }
+
+    /// Trial moves of all replicas since the ensemble was made; `None` where every step counts.
+    pub fn acceptance(&self) -> Option<Acceptance> {
+        self.chunks.iter().try_fold(Acceptance::default(), |sum, chunk| {
+            let Acceptance { tried, accepted } = chunk.propagator.acceptance()?;
+            Some(Acceptance { tried: sum.tried + tried, accepted: sum.accepted + accepted })
+        })
     }
 
     /// Number of chunks: at most one per thread.

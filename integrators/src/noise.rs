@@ -23,6 +23,8 @@ pub enum Purpose {
     Prior = 6,
     /// Noise of a reverse diffusion.
     Diffusion = 7,
+    /// Acceptance of trial moves.
+    Metropolis = 15,
     /// Which frames are kept as training data, and in what order they are used.
     TrainingChoice = 16,
     /// Noise added to training data: counter `replica` is the row, `step` the training step.

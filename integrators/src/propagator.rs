@@ -49,6 +49,15 @@ pub enum Progress {
     Stalled,
 }
 
+/// How many trial moves were tried and accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Trial moves.
+    pub tried: u64,
+    /// Those that were accepted.
+    pub accepted: u64,
+}
+
 /// Moves all replicas of a batch. One propagator serves one batch in one thread.
 pub trait Propagator: Send {
     /// Checks the provider against what this propagator needs, allocates per-replica memory and brings `out` to the present
@@ -83,6 +92,11 @@ pub trait Propagator: Send {
     /// Progress per replica `[B]`; dynamics never ends by itself.
     fn progress(&self, replicas: usize) -> Vec<Progress> {
         vec![Progress::Running; replicas]
+    }
+
+    /// Trial moves since it was made; `None` where every step counts.
+    fn acceptance(&self) -> Option<Acceptance> {
+        None
     }
 
     /// Keeps the memory of replicas `keep` (indices into the batch before compaction) and drops the others'.

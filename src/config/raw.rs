@@ -78,12 +78,16 @@ pub struct RunFlags {
     pub topology: Option<PathBuf>,
 
     /// baoab, middle, legacy, overdamped, overdamped-limit or verlet [default: baoab]. Positions are best with baoab and
-    /// middle alike; the temperature of velocities reads low by (ω dt)²/4 with baoab and is exact with middle
+    /// middle alike; the temperature of velocities reads low by (ω dt)²/4 with baoab and is exact with middle. With a
+    /// Metropolis test, for models with an energy: mala, hmc or ghmc, without any error of the time step
     #[arg(long, value_name = "NAME", help_heading = "Dynamics")]
     pub integrator: Option<String>,
     /// Time step, for example '2 fs' [default: 1 fs]
     #[arg(long, value_name = "TIME", help_heading = "Dynamics", allow_hyphen_values = true)]
     pub dt: Option<Quantity>,
+    /// Verlet steps of dt per step of hmc or ghmc [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Dynamics")]
+    pub leapfrog: Option<u64>,
     /// Friction of the thermostat, for example '1 /ps' [default: 1 /ps]
     #[arg(long, value_name = "RATE", help_heading = "Dynamics", allow_hyphen_values = true)]
     pub friction: Option<Quantity>,

@@ -4,7 +4,7 @@ use super::raw::{ExchangeFlags, LogFormat, RunFlags, SimulateFlags, TrajectoryLa
 use crate::error::{Error, Result, usage};
 use scorefield_integrators::exchange::{check_ladder, geometric_ladder};
 use scorefield_integrators::units::BOLTZMANN;
-use scorefield_integrators::{DeviceSpec, Dimension, DynamicsSpec, Guard, Kind, OnDivergence, Quantity, UnitSystem};
+use scorefield_integrators::{DeviceSpec, Dimension, Guard, IntegratorSpec, Kind, OnDivergence, Quantity, UnitSystem};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -100,8 +100,8 @@ pub struct RunConfig {
     /// Units of all quantities below.
     pub units: UnitSystem,
     /// The scheme.
-    pub dynamics: DynamicsSpec,
-    /// Time step in ps.
+    pub integrator: IntegratorSpec,
+    /// Time of a step in ps; of a whole trial move where there is a Metropolis test.
     pub dt: f64,
     /// Steps in all.
     pub steps: u64,
@@ -153,13 +153,17 @@ impl RunSettings {
         let run = self.run_mut();
         run.integrator.get_or_insert_with(|| "baoab".into());
         let dt = run.dt.get_or_insert_with(|| reduced_or(0.01, (1.0, "fs"))).clone();
-        if run.integrator.as_deref() != Some("verlet") {
+        let named = |name| run.integrator.as_deref() == Some(name);
+        if named("hmc") || named("ghmc") {
+            run.leapfrog.get_or_insert(10);
+        }
+        if !(named("verlet") || named("mala") || named("hmc")) {
             run.friction.get_or_insert_with(|| reduced_or(1.0, (1.0, "/ps")));
         }
         if let Some(time) = run.time.take() {
             let (time_ps, dt_ps) =
                 (positive("--time", &time, Dimension::TIME, subject.units)?, positive("--dt", &dt, Dimension::TIME, subject.units)?);
-            let steps = (time_ps / dt_ps).round();
+            let steps = (time_ps / (dt_ps * run.leapfrog.unwrap_or(1) as f64)).round();
             if !(1.0..=1e18).contains(&steps) {
                 return usage(format!("--time {time} is {steps} steps of {dt}; give a longer time or a shorter step"));
             }
@@ -212,15 +216,26 @@ impl RunSettings {
         let units = subject.units;
         let name = run.integrator.as_deref().unwrap_or("baoab");
         let dt = given("--dt", run.dt.clone())?;
-        let dt_ps = positive("--dt", &dt, Dimension::TIME, units)?;
+        positive("--dt", &dt, Dimension::TIME, units)?;
         if let Some(friction) = &run.friction {
             not_negative("--friction", friction, Dimension::RATE, units)?;
         }
         let friction = run.friction.clone().unwrap_or(Quantity::bare(0.0));
-        let Some(dynamics) = DynamicsSpec::named(name, dt, friction) else {
-            return usage(format!("--integrator: `{name}` is not known; known are {}", DynamicsSpec::NAMES.join(", ")));
+        let leapfrog = nonzero("--leapfrog", run.leapfrog.unwrap_or(1))?;
+        let Some(integrator) = IntegratorSpec::named(name, dt, friction, leapfrog) else {
+            let known: Vec<&str> = IntegratorSpec::names().collect();
+            return usage(format!("--integrator: `{name}` is not known; known are {}", known.join(", ")));
         };
-        dynamics.plan(units, false).map_err(|e| Error::Usage(format!("--integrator {name}: {e}")))?;
+        if leapfrog > 1 && !["hmc", "ghmc"].contains(&name) {
+            return usage(format!("--leapfrog {leapfrog}: a step of {name} is one step; use --integrator hmc or ghmc, or leave it out"));
+        }
+        let duration = integrator.duration(units).map_err(|e| Error::Usage(format!("--integrator {name}: {e}")))?;
+        if matches!(integrator, IntegratorSpec::Metropolis(_)) && !subject.energy {
+            return usage(format!(
+                "--integrator {name} compares energies, and {} has none; use an integrator without a Metropolis test, such as baoab",
+                subject.name
+            ));
+        }
         let sampling = self.sampling(units)?;
         let mut warnings = Vec::new();
         if let Kind::MeanForce { temperature_kelvin } = subject.kind
@@ -236,7 +251,7 @@ impl RunSettings {
             warnings.push(format!("{} points towards minima; its averages at a temperature are no physical ensemble", subject.name));
         }
         if matches!(sampling, Sampling::Exchange { .. }) {
-            if !dynamics.is_thermal() {
+            if !integrator.is_thermal() {
                 return usage("--integrator verlet keeps no temperature; replica exchange needs a thermostat, for example baoab");
             }
             if !subject.energy {
@@ -254,8 +269,8 @@ impl RunSettings {
         }
         let config = RunConfig {
             units,
-            dt: dt_ps,
-            dynamics,
+            dt: duration,
+            integrator,
             steps: nonzero("--steps", run.steps.unwrap_or(0))?,
             sampling,
             freeze: run.freeze.clone(),

@@ -69,6 +69,8 @@ pub struct Summary {
     pub model: String,
     /// Name of the integrator.
     pub integrator: &'static str,
+    /// Part of the trial moves that this process accepted, where there is a Metropolis test.
+    pub acceptance: Option<f64>,
     /// Units of all numbers.
     pub units: UnitSystem,
     /// Where the replicas moved: `cpu`, or the name of a GPU.
@@ -168,6 +170,12 @@ impl fmt::Display for Summary {
                 "the temperature reads low by (ω dt)²/4 of each mode because BAOAB's velocities are on-step; positions do not have this\n\
                  error. --integrator middle moves the same way and reports half-step velocities, which are right"
             )?;
+        }
+        if let Some(acceptance) = self.acceptance {
+            writeln!(f, "{:.1} % of the trial moves of {} were accepted", 100.0 * acceptance, self.integrator)?;
+            if acceptance < 0.2 {
+                writeln!(f, "few moves are accepted: a shorter --dt would get farther")?;
+            }
         }
         if let Some(exchange) = &self.exchange {
             writeln!(f, "\n{:>12}  {:>12}  {:>10}  {:>10}  {:>10}", "from", "to", "tried", "accepted", "ratio")?;

@@ -339,7 +339,7 @@ pub(super) fn replicate(frames: &[Frame], starts: &[Vec<f64>], config: &RunConfi
     for (r, kt) in state.kt.iter_mut().enumerate() {
         *kt = config.kt(temperatures[r % temperatures.len()]);
     }
-    if config.dynamics.has_velocities() {
+    if config.integrator.has_velocities() {
         draw_velocities(&batch, &mut state, Noise::new(seed), removes_drift_at_start(config));
     }
     Ok((batch, state))
@@ -347,7 +347,7 @@ pub(super) fn replicate(frames: &[Frame], starts: &[Vec<f64>], config: &RunConfi
 
 /// Constant-energy runs keep the drift that they start with for ever.
 fn removes_drift_at_start(config: &RunConfig) -> bool {
-    config.remove_drift || !config.dynamics.is_thermal()
+    config.remove_drift || !config.integrator.is_thermal()
 }
 
 /// Degrees of freedom that share the kinetic energy of `system`.

@@ -57,7 +57,7 @@ pub(super) struct Run {
     pub state: State,
     pub out: Output,
     pub provider: Box<dyn ForceProvider>,
-    pub dynamics: Dynamics,
+    pub propagator: Box<dyn Propagator>,
     pub noise: Noise,
 }
 
@@ -79,12 +79,18 @@ impl Run {
     /// Replicas at `start` with velocities drawn at its temperature.
     pub(super) fn new(start: &Start<'_>, spec: &DynamicsSpec) -> Self {
         let units = start.provider.capabilities().units;
+        let dynamics = Dynamics::new(spec, units, start.remove_drift).unwrap();
+        Self::of(start, Box::new(dynamics), spec.has_velocities())
+    }
+
+    /// The same under any propagator.
+    pub(super) fn of(start: &Start<'_>, propagator: Box<dyn Propagator>, moving: bool) -> Self {
         let batch = Batch::uniform(start.system.clone(), start.replicas, 0).unwrap();
         let copies = 3 * batch.atoms() / start.positions.len();
         let mut state = State::at_rest(&batch, &start.positions.repeat(copies), start.dtype).unwrap();
         state.kt.fill(start.kt);
         let noise = Noise::new(start.seed);
-        if spec.has_velocities() {
+        if moving {
             draw_velocities(&batch, &mut state, noise, start.remove_drift);
         }
         let mut run = Run {
@@ -92,22 +98,22 @@ impl Run {
             batch,
             state,
             provider: start.provider.fork().unwrap(),
-            dynamics: Dynamics::new(spec, units, start.remove_drift).unwrap(),
+            propagator,
             noise,
         };
-        run.with(|dynamics, ctx| dynamics.prepare(ctx));
+        run.with(|propagator, ctx| propagator.prepare(ctx));
         run
     }
 
-    fn with(&mut self, f: impl FnOnce(&mut Dynamics, &mut Context<'_>) -> scorefield_integrators::Result<()>) {
+    fn with(&mut self, f: impl FnOnce(&mut dyn Propagator, &mut Context<'_>) -> scorefield_integrators::Result<()>) {
         let mut ctx =
             Context { batch: &self.batch, state: &mut self.state, provider: &mut *self.provider, out: &mut self.out, noise: self.noise };
-        f(&mut self.dynamics, &mut ctx).unwrap();
+        f(&mut *self.propagator, &mut ctx).unwrap();
     }
 
     /// Advances by `steps`.
     pub(super) fn run(&mut self, steps: u64) {
-        self.with(|dynamics, ctx| dynamics.run(ctx, steps));
+        self.with(|propagator, ctx| propagator.run(ctx, steps));
     }
 
     /// Brings energies to the present positions.

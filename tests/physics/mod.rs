@@ -9,6 +9,7 @@ mod exchange;
 mod fuzz;
 mod kinetic;
 mod landscapes;
+mod metropolis;
 mod minima;
 mod moments;
 mod newton;
