@@ -113,6 +113,7 @@ impl Simulation {
     /// Where settings or input are wrong, or the output directory holds another run.
     pub fn begin(mut settings: RunSettings, runtime: &Runtime) -> Result<Self> {
         let overwrite = settings.run().overwrite == Some(true);
+        settings.choose_model();
         let loaded = start::load(settings.run())?;
         settings.complete(&loaded.subject)?;
         let (config, warnings) = settings.resolve(&loaded.subject)?;

@@ -41,9 +41,9 @@ fn usage_mistakes_exit_with_2_and_a_remedy() {
         (&["simulate", "--steps", "0"], &["--steps", "1 or more"]),
         (&["simulate", "--steps", "10", "--time", "1 ps"], &["cannot be used with"]),
         (&["simulate", "--stepz", "10"], &["--steps"]),
-        (&["simulate", "--replicas", "1048576"], &["replicas of up to 22 atoms", "fewer"]),
-        (&["simulate", "--freeze", "0-21"], &["--freeze", "no atom"]),
-        (&["simulate", "--freeze", "name XX"], &["name XX"]),
+        (&["simulate", "--model", "mm", "--replicas", "1048576"], &["replicas of up to 22 atoms", "fewer"]),
+        (&["simulate", "--model", "mm", "--freeze", "0-21"], &["--freeze", "no atom"]),
+        (&["simulate", "--model", "mm", "--freeze", "name XX"], &["name XX"]),
         (&["simulate", "--isa", "neon", "--model", "muller-brown"], &[""]),
         (&["simulate", "--model", "mueler-brown"], &["--model", "did you mean"]),
         (&["simulate", "--model", "muller-brown", "--dt", "1 fs"], &["--dt", "reduced units", "bare number"]),
@@ -64,6 +64,70 @@ fn usage_mistakes_exit_with_2_and_a_remedy() {
         }
         fail(&args, 2, parts);
         assert!(!out.exists() || fs::read_dir(&out).unwrap().count() == 0, "{args:?} left files behind");
+    }
+}
+
+#[test]
+fn the_embedded_model_runs_and_is_compared() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("run");
+    let printed = succeed(&["simulate", "--replicas", "8", "--steps", "2000", "--out", text(&out)]);
+    for part in ["density: JS divergence", "samples / reference", "simulation / reference", "8 chains of 4 ps", "report.html"] {
+        assert!(printed.contains(part), "{part} is not in {printed}");
+    }
+    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("report.json")).unwrap()).unwrap();
+    assert_eq!(report["sets"][2]["frames"].as_u64(), Some(8 * 41));
+    assert_eq!(report["sets"][2]["broken_frames"].as_u64(), Some(0));
+    // Bonds of a simulation this short agree with the reference to a picometre.
+    let bonds: Vec<_> = report["rows"].as_array().unwrap().iter().filter(|r| r["key"].as_str().unwrap().starts_with("bond")).collect();
+    assert_eq!(bonds.len(), 4);
+    for row in bonds {
+        let w1 = row["values"][1]["value"].as_f64().unwrap();
+        assert!(w1 < 1.5, "{row}");
+    }
+    let resolved = fs::read_to_string(out.join("config.toml")).unwrap();
+    for line in ["model = \"scoremd\"", "dt = \"2 fs\"", "temperature = \"300 K\""] {
+        assert!(resolved.contains(line), "{line} is not in {resolved}");
+    }
+}
+
+#[test]
+fn metropolis_corrected_runs_say_how_much_they_accept() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("run");
+    let base = ["simulate", "--model", "muller-brown", "--replicas", "20", "--steps", "300", "--dt", "0.02", "--overwrite", "--out"];
+    for (name, more) in [("mala", &[][..]), ("hmc", &["--leapfrog", "5"]), ("ghmc", &["--leapfrog", "2", "--friction", "3"])] {
+        let printed = succeed(&[&base[..], &[text(&out), "--integrator", name], more].concat());
+        assert!(printed.contains(&format!("% of the trial moves of {name} were accepted")), "{printed}");
+    }
+    // In parts, it is the same run.
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let ghmc = [
+        "simulate",
+        "--model",
+        "muller-brown",
+        "--replicas",
+        "7",
+        "--integrator",
+        "ghmc",
+        "--dt",
+        "0.02",
+        "--log-every",
+        "10",
+        "--trajectory-every",
+        "10",
+        "--quiet",
+    ];
+    succeed(&[&ghmc[..], &["--steps", "200", "--threads", "1", "--out", text(&whole)]].concat());
+    succeed(&[&ghmc[..], &["--steps", "110", "--threads", "2", "--out", text(&parts)]].concat());
+    succeed(&["simulate", "--resume", text(&parts), "--steps", "200", "--threads", "3"]);
+    crate::support::assert_same(&whole, &parts);
+    for (args, words) in [
+        (&["--integrator", "baoab", "--leapfrog", "3"][..], &["--leapfrog 3", "hmc or ghmc"][..]),
+        (&["--integrator", "hmc", "--leapfrog", "0"], &["--leapfrog", "1 or more"]),
+        (&["--integrator", "mala", "--dt", "0"], &["--dt", "not above zero"]),
+    ] {
+        fail(&[&["simulate", "--model", "muller-brown", "--out", text(&out), "--overwrite"][..], args].concat(), 2, words);
     }
 }
 
@@ -133,13 +197,15 @@ fn runs_are_not_replaced_by_accident() {
 fn too_large_a_step_is_found() {
     let dir = tempdir().unwrap();
     let out = dir.path().join("run");
-    let args = ["simulate", "--replicas", "3", "--dt", "12 fs", "--steps", "5000", "--out", text(&out)];
+    let args = ["simulate", "--model", "mm", "--replicas", "3", "--dt", "12 fs", "--steps", "5000", "--out", text(&out)];
     fail(&args, 1, &["replica", "at step", "of atom", "smaller time step", "last good state"]);
     let good = fs::read_dir(&out).unwrap().filter(|f| f.as_ref().unwrap().file_name().to_str().unwrap().starts_with("last-good")).count();
     assert_eq!(good, 1);
     for policy in ["freeze", "restore"] {
         let args = [
             "simulate",
+            "--model",
+            "mm",
             "--replicas",
             "3",
             "--dt",
@@ -157,6 +223,8 @@ fn too_large_a_step_is_found() {
     }
     let args = [
         "simulate",
+        "--model",
+        "mm",
         "--replicas",
         "3",
         "--dt",

@@ -200,8 +200,22 @@ fn trajectories_of_selected_atoms() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| text(&folder.path().join(name));
     let simulate = |out: &str, more: &[&str]| {
-        let args =
-            ["simulate", "--replicas", "3", "--steps", "40", "--trajectory-every", "10", "--log-every", "0", "--quiet", "--out", out];
+        let args = [
+            "simulate",
+            "--model",
+            "mm",
+            "--replicas",
+            "3",
+            "--steps",
+            "40",
+            "--trajectory-every",
+            "10",
+            "--log-every",
+            "0",
+            "--quiet",
+            "--out",
+            out,
+        ];
         run(&[&args[..], more].concat())
     };
     assert!(simulate(&at("all"), &[]).status.success());

@@ -8,8 +8,20 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-const PEPTIDE: [&str; 10] =
-    ["simulate", "--replicas", "3", "--log-every", "10", "--trajectory-every", "15", "--checkpoint-every", "20", "--quiet"];
+const PEPTIDE: [&str; 12] = [
+    "simulate",
+    "--model",
+    "mm",
+    "--replicas",
+    "3",
+    "--log-every",
+    "10",
+    "--trajectory-every",
+    "15",
+    "--checkpoint-every",
+    "20",
+    "--quiet",
+];
 const EXCHANGE: [&str; 12] =
     ["exchange", "--count", "2", "--copies", "2", "--exchange-every", "10", "--log-every", "10", "--trajectory-every", "15", "--quiet"];
 

@@ -11,12 +11,12 @@ use tempfile::tempdir;
 fn files_do_not_depend_on_threads() {
     let dir = tempdir().unwrap();
     for command in ["simulate", "exchange"] {
-        let size = if command == "simulate" { ["--replicas", "21"] } else { ["--copies", "3"] };
+        let size = if command == "simulate" { ["--model", "mm", "--replicas", "21"] } else { ["--model", "mm", "--copies", "3"] };
         let one = dir.path().join(format!("{command}-1"));
         for threads in ["1", "2", "5"] {
             let out = dir.path().join(format!("{command}-{threads}"));
-            let args = [command, size[0], size[1], "--steps", "300", "--log-every", "100", "--trajectory-every", "100"];
-            succeed(&[&args[..], &["--threads", threads, "--out", out.to_str().unwrap()]].concat());
+            let args = [command, "--steps", "300", "--log-every", "100", "--trajectory-every", "100"];
+            succeed(&[&args[..], &size[..], &["--threads", threads, "--out", out.to_str().unwrap()]].concat());
             assert_same(&one, &out);
         }
     }
@@ -27,7 +27,19 @@ fn replicas_do_not_depend_on_their_number() {
     let dir = tempdir().unwrap();
     let files = |replicas: &str| {
         let out = dir.path().join(replicas);
-        let args = ["simulate", "--steps", "200", "--trajectory-every", "50", "--trajectory-layout", "per-replica", "--replicas", replicas];
+        let args = [
+            "simulate",
+            "--model",
+            "mm",
+            "--steps",
+            "200",
+            "--trajectory-every",
+            "50",
+            "--trajectory-layout",
+            "per-replica",
+            "--replicas",
+            replicas,
+        ];
         succeed(&[&args[..], &["--out", out.to_str().unwrap()]].concat());
         contents(&out)
     };

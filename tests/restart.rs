@@ -11,8 +11,22 @@ fn text(path: &Path) -> &str {
 }
 
 /// The built-in peptide, often reported; ends after about a second.
-const PEPTIDE: [&str; 12] =
-    ["simulate", "--replicas", "5", "--log-every", "30", "--trajectory-every", "40", "--checkpoint-every", "70", "--dt", "1 fs", "--quiet"];
+const PEPTIDE: [&str; 14] = [
+    "simulate",
+    "--model",
+    "mm",
+    "--replicas",
+    "5",
+    "--log-every",
+    "30",
+    "--trajectory-every",
+    "40",
+    "--checkpoint-every",
+    "70",
+    "--dt",
+    "1 fs",
+    "--quiet",
+];
 /// Replica exchange of the built-in peptide.
 const EXCHANGE: [&str; 14] = [
     "exchange",
@@ -140,7 +154,7 @@ fn signals_leave_a_checkpoint_and_say_how_to_resume() {
     let dir = tempdir().unwrap();
     for (signal, name) in [("INT", "a"), ("TERM", "b")] {
         let (parts, whole) = (dir.path().join(name), dir.path().join(format!("{name}-whole")));
-        let base = ["simulate", "--replicas", "4", "--log-every", "500", "--trajectory-every", "500"];
+        let base = ["simulate", "--model", "mm", "--replicas", "4", "--log-every", "500", "--trajectory-every", "500"];
         let child = scorefield(&with(&base, &["--steps", "1000000000", "--out", text(&parts)]))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -434,7 +434,7 @@ fn info_tells_files_apart() {
     fails(1, &["info", &folder.write("long.safetensors", "\u{1}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{1}{}")], &["header", "bytes"]);
     fails(2, &["info", folder.0.path().to_str().unwrap()], &["directory", "checkpoint"]);
     let out = folder.name("run");
-    succeeds(&["simulate", "--replicas", "2", "--steps", "50", "--log-every", "10", "--out", &out]);
+    succeeds(&["simulate", "--model", "mm", "--replicas", "2", "--steps", "50", "--log-every", "10", "--out", &out]);
     let text = succeeds(&["info", &out]);
     for part in ["simulate", "step 50 of 50", "2 replicas, 44 atoms", "300.00 K", "--resume"] {
         assert!(text.contains(part), "{part}: {text}");

@@ -324,7 +324,11 @@ impl Propagator for Metropolis {
             return refuse("Metropolis-corrected moves with rigid bonds", "use baoab or middle, or leave the bonds flexible");
         }
         if let Some(b) = ctx.state.kt.iter().position(|kt| !(*kt > 0.0 && kt.is_finite())) {
-            return invalid(format!("replica {} has kT = {} kJ/mol; a Metropolis test needs one above zero", ctx.batch.id(b), ctx.state.kt[b]));
+            return invalid(format!(
+                "replica {} has kT = {} kJ/mol; a Metropolis test needs one above zero",
+                ctx.batch.id(b),
+                ctx.state.kt[b]
+            ));
         }
         ctx.provider.prepare(ctx.batch, ctx.state.dtype())?;
         self.fit(ctx);

@@ -263,7 +263,11 @@ const KINDS: &[KindInfo] = &[
         aliases: &[],
         summary: "a trained diffusion model's score as mean forces of its temperature",
         parameters: &[
-            parameter("weights", "", "the safetensors file that `scorefield train` wrote"),
+            parameter(
+                "weights",
+                "",
+                "the safetensors file that `scorefield train` wrote, by default embedded: alanine dipeptide as five beads",
+            ),
             parameter("t", "", "diffusion time at which forces are taken, by default what the file says (1e-5)"),
         ],
     },
@@ -457,7 +461,7 @@ impl ProviderSpec {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
-            ProviderSpec::Scoremd(s) => s.weights = folder.join(&s.weights),
+            ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. }) => *file = folder.join(&*file),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
                 inner.iter_mut().for_each(|s| s.resolve_paths(folder));
             }
@@ -465,6 +469,7 @@ impl ProviderSpec {
             ProviderSpec::Harmonic(_)
             | ProviderSpec::Restraint(_)
             | ProviderSpec::External(_)
+            | ProviderSpec::Scoremd(_)
             | ProviderSpec::DoubleWell(_)
             | ProviderSpec::DoubleWell2d(_)
             | ProviderSpec::MullerBrown(_)

@@ -1,15 +1,23 @@
-//! `scorefield simulate`: Langevin or constant-energy dynamics of many replicas.
+//! `scorefield simulate`: Langevin, Metropolis-corrected or constant-energy dynamics of many replicas.
 
 use super::{Outcome, Runtime};
 use crate::config::{RunSettings, SimulateFlags};
+use crate::consistency::{Settings, Source, Trajectory, compare, embedded_frames};
+use crate::error::Error;
+use crate::io::write_atomically;
+use crate::report::consistency::{files, table};
 use crate::simulation;
 use anyhow::Result;
+use std::path::Path;
 
 /// Shown at the end of `--help`.
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  # The built-in peptide: 64 replicas of alanine dipeptide in implicit solvent
+  # The built-in diffusion model of alanine dipeptide as five beads: 64 replicas, compared with its reference
   scorefield simulate
+
+  # The peptide itself, all atoms in implicit solvent
+  scorefield simulate --model mm
 
   # A structure with the force field that OpenMM wrote for it
   scorefield simulate peptide.pdb --model mm:peptide.xml --dt '2 fs' --time '1 ns' --replicas 16 --out run
@@ -29,5 +37,40 @@ Examples:
 /// # Errors
 /// Where settings, input or output are wrong, or the run fails.
 pub(super) fn run(args: SimulateFlags, runtime: &Runtime) -> Result<Outcome> {
-    Ok(simulation::command(RunSettings::Simulate(args), runtime)?)
+    let embedded = args.run.structure.is_none() && args.run.resume.is_none() && matches!(args.run.model.as_deref(), None | Some("scoremd"));
+    // The comparison needs all beads in files that are read back.
+    let written = args.run.select.is_none() && args.run.trajectory_every != Some(0);
+    let out = args.run.out.clone().unwrap_or_else(|| "scorefield-run".into());
+    let outcome = simulation::command(RunSettings::Simulate(args), runtime)?;
+    if embedded && written && outcome == Outcome::Done {
+        report(&out, runtime)?;
+    }
+    Ok(outcome)
+}
+
+/// Compares the embedded model's simulation in `out` with its reference and with independent samples.
+fn report(out: &Path, runtime: &Runtime) -> Result<()> {
+    let (reference, samples) = embedded_frames()?;
+    let system = Some(reference.system.clone());
+    let simulation = Trajectory::load(&Source { name: "simulation".into(), paths: vec![out.to_owned()], system, ..Source::default() })?;
+    if simulation.frames() < crate::consistency::FEWEST_FRAMES {
+        return Ok(());
+    }
+    let settings = Settings { seed: runtime.seed, ..Settings::default() };
+    let outcome = runtime.pool.install(|| compare(&reference, Some(&samples), Some(&simulation), &settings))?;
+    let length = simulation.frames() / simulation.chains.len();
+    let each = simulation.interval.map_or(String::new(), |ps| format!(" of {:.0} ps", ps * length as f64));
+    println!(
+        "\n{}\n{} chains{each} from frames of the training data: times this short say how well local motion agrees; how often φ > 0\n\
+         is visited takes nanoseconds, and the errors show it",
+        table(&outcome.comparison),
+        simulation.chains.len()
+    );
+    let title = "Alanine dipeptide as five beads: reference, samples and simulation";
+    let record = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "title": title, "seed": settings.seed });
+    for (name, content) in files(&outcome, title, None, &record)? {
+        write_atomically(&out.join(name), |w| w.write_all(content.as_bytes())).map_err(Error::from)?;
+    }
+    println!("report: {}", out.join("report.html").display());
+    Ok(())
 }

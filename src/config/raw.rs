@@ -67,7 +67,8 @@ pub struct RunFlags {
     /// Structure or trajectory file; left out for models that bring their own system, and for the built-in peptide
     #[arg(value_name = "STRUCTURE")]
     pub structure: Option<PathBuf>,
-    /// Force provider: a name with parameters, mm:FILE.xml, weights, or a TOML tree (see `scorefield models`)
+    /// Force provider: a name with parameters, mm:FILE.xml, weights, or a TOML tree (see `scorefield models`). Without
+    /// STRUCTURE, `scoremd` is the built-in model of alanine dipeptide as five beads, and `mm` the peptide itself
     #[arg(long, value_name = "SPEC")]
     pub model: Option<String>,
     /// Frames that become start structures, first:last:stride [default: the first]

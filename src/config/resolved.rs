@@ -59,7 +59,7 @@ pub struct Subject {
     pub temperature: Option<Quantity>,
     /// Its description asks for removal of the motion of the centre of mass.
     pub removes_drift: bool,
-    /// It is the built-in example, run without any flag.
+    /// It is a built-in example with its own structure.
     pub built_in: bool,
 }
 
@@ -143,6 +143,19 @@ pub struct RunConfig {
 const TEMPERATURE_TOLERANCE: f64 = 5e-3;
 
 impl RunSettings {
+    /// Without model and structure, a built-in one: for `simulate` the embedded diffusion model, for replica exchange the
+    /// peptide it was made from.
+    pub fn choose_model(&mut self) {
+        let built_in = match self {
+            RunSettings::Simulate(_) => "scoremd",
+            RunSettings::Exchange(_) => "mm",
+        };
+        let run = self.run_mut();
+        if run.model.is_none() && run.structure.is_none() {
+            run.model = Some(built_in.into());
+        }
+    }
+
     /// Fills in defaults, so that the written settings say everything.
     ///
     /// # Errors
@@ -152,7 +165,9 @@ impl RunSettings {
         let reduced_or = |value: f64, text: (f64, &str)| if si { Quantity::new(text.0, text.1) } else { Quantity::bare(value) };
         let run = self.run_mut();
         run.integrator.get_or_insert_with(|| "baoab".into());
-        let dt = run.dt.get_or_insert_with(|| reduced_or(0.01, (1.0, "fs"))).clone();
+        // The embedded model has no hydrogens, whose bonds ask for shorter steps.
+        let embedded = subject.built_in && matches!(subject.kind, Kind::MeanForce { .. });
+        let dt = run.dt.get_or_insert_with(|| reduced_or(0.01, (if embedded { 2.0 } else { 1.0 }, "fs"))).clone();
         let named = |name| run.integrator.as_deref() == Some(name);
         if named("hmc") || named("ghmc") {
             run.leapfrog.get_or_insert(10);
@@ -169,7 +184,7 @@ impl RunSettings {
             }
             run.steps = Some(steps as u64);
         }
-        run.steps.get_or_insert(100_000);
+        run.steps.get_or_insert(if embedded { 20_000 } else { 100_000 });
         // With frozen atoms the centre of mass belongs to the frame that they make.
         let removes_drift = subject.removes_drift && run.freeze.is_none();
         run.remove_drift.get_or_insert(removes_drift);
@@ -180,7 +195,7 @@ impl RunSettings {
         run.out.get_or_insert_with(|| "scorefield-run".into());
         run.log_every.get_or_insert(1000);
         run.log_format.get_or_insert_default();
-        run.trajectory_every.get_or_insert(1000);
+        run.trajectory_every.get_or_insert(if embedded { 50 } else { 1000 });
         run.trajectory_format.get_or_insert_with(|| "dcd".into());
         run.trajectory_layout.get_or_insert_default();
         run.checkpoint_every.get_or_insert(0);

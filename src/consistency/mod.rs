@@ -3,10 +3,12 @@
 //! two sets of the reference's own frames would give.
 
 mod data;
+mod embedded;
 mod observe;
 mod resample;
 
 pub use data::{Source, Trajectory};
+pub use embedded::embedded_frames;
 pub use observe::{CoordinateChoice, Coordinates, Observed, States};
 pub use resample::{Floor, blocks, floor, jackknife};
 

@@ -49,7 +49,8 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
     let mut warnings = Vec::new();
     let mut inputs = Vec::new();
     let mut starts = Vec::new();
-    let built_in = run.structure.is_none() && run.model.is_none();
+    let built_in = run.structure.is_none() && matches!(run.model.as_deref(), Some("mm" | "scoremd"));
+    let peptide = built_in && run.model.as_deref() == Some("mm");
     let mut frames = match &run.structure {
         Some(path) => {
             inputs.push(InputFile::of(path)?);
@@ -58,10 +59,11 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
             }
             read_starts(path, run)?
         }
-        None if built_in => vec![example()?],
+        None if peptide => vec![example()?],
         None => Vec::new(),
     };
     let built = match &run.model {
+        Some(_) if peptide => mechanics(EXAMPLE_XML, EXAMPLE_NAME)?,
         Some(text) => {
             let spec = parse_spec(text).map_err(wrong_model)?;
             if let Some(file) = file_of(text) {
@@ -76,7 +78,6 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
                 built
             }
         }
-        None if built_in => mechanics(EXAMPLE_XML, EXAMPLE_NAME)?,
         None => {
             return usage(
                 "--model is missing: name a force provider, for example --model mm:FILE.xml with the OpenMM system of the structure (see `scorefield models`)",

@@ -45,14 +45,16 @@ fn averages_have_no_error_of_the_time_step() {
         seed: 5,
         remove_drift: false,
     };
-    for (name, leapfrog, dtype) in
-        [("mala", 1, DType::F64), ("hmc", 4, DType::F64), ("ghmc", 1, DType::F64), ("ghmc", 3, DType::F32)]
-    {
+    for (name, leapfrog, dtype) in [("mala", 1, DType::F64), ("hmc", 4, DType::F64), ("ghmc", 1, DType::F64), ("ghmc", 3, DType::F32)] {
         let start = Start { dtype, ..start.clone() };
         let propagator = Metropolis::new(&spec(name, dt, leapfrog), UnitSystem::Reduced, false).unwrap();
         let ([x2, v, t], accepted) = averages(Run::of(&start, Box::new(propagator), true), 300, 4);
         let accepted = accepted.unwrap();
-        eprintln!("{name}, {leapfrog}, {dtype}: ⟨x²⟩ {x2} ({:.6}), ⟨V⟩ {v} ({:.6}), T {t}; {accepted:.3} accepted", number("x2"), number("energy"));
+        eprintln!(
+            "{name}, {leapfrog}, {dtype}: ⟨x²⟩ {x2} ({:.6}), ⟨V⟩ {v} ({:.6}), T {t}; {accepted:.3} accepted",
+            number("x2"),
+            number("energy")
+        );
         x2.check(number("x2"), 0.003, &format!("{name} in {dtype}: ⟨x²⟩"));
         v.check(number("energy"), 0.006, &format!("{name} in {dtype}: ⟨V⟩"));
         t.check(1.0, 0.006, &format!("{name} in {dtype}: kinetic temperature"));

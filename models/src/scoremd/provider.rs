@@ -16,12 +16,16 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The model that this program brings along: five beads of alanine dipeptide.
+static EMBEDDED: &[u8] = include_bytes!("../../../data/models/alanine-dipeptide/both-0.safetensors");
+
 /// Weights of a ScoreMD model, and the time at which forces are taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreSpec {
-    /// The safetensors file.
-    pub weights: PathBuf,
+    /// The safetensors file; without it the embedded model of five beads of alanine dipeptide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     /// Diffusion time, by default what the file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub t: Option<f64>,
@@ -33,7 +37,10 @@ impl ScoreSpec {
     /// # Errors
     /// Where the file is no model of this architecture, or the time is not within 0 to 1.
     pub fn build(&self) -> Result<(ScoreProvider, Option<Toy>)> {
-        Self::of(&self.weights, Model::read(&self.weights)?, self.t)
+        match &self.weights {
+            Some(file) => Self::of(file, Model::read(file)?, self.t),
+            None => Self::of(Path::new("alanine-dipeptide-beads"), embedded()?, self.t),
+        }
     }
 
     /// The same for weights that are open already.
@@ -50,6 +57,14 @@ impl ScoreSpec {
         let t = t.unwrap_or(model.evaluation_time);
         Ok((ScoreProvider::new(Arc::new(model), name, t)?, toy))
     }
+}
+
+/// The model that this program brings along: C, N, CA, C and N of alanine dipeptide's backbone at 300 K.
+///
+/// # Errors
+/// As [`Model::from_bytes`].
+pub fn embedded() -> Result<Model> {
+    Model::from_bytes(Path::new("the embedded model"), EMBEDDED)
 }
 
 /// The beads that a model was trained on, at the first of its start frames; `None` where the file has none.

@@ -40,7 +40,7 @@ fn open(model: Model) -> (ScoreProvider, Sample) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
     model.write(&file).unwrap();
-    let (provider, toy) = ScoreSpec { weights: file, t: None }.build().unwrap();
+    let (provider, toy) = ScoreSpec { weights: Some(file), t: None }.build().unwrap();
     (provider, Sample::of_toy(&toy.unwrap()))
 }
 
