@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// Resolved settings in the output directory; a run can be repeated with them.
 const CONFIG_FILE: &str = "config.toml";
 /// Summary in the output directory.
-const SUMMARY_FILE: &str = "summary.json";
+pub(crate) const SUMMARY_FILE: &str = "summary.json";
 /// First start structure in the output directory, for programs that need one to read the trajectory.
 const STRUCTURE_FILE: &str = "structure.pdb";
 /// Signals and progress are looked at about this often.

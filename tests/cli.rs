@@ -248,7 +248,7 @@ fn a_full_disk_is_an_error_and_keeps_what_was_written() {
     let dir = tempdir().unwrap();
     let out = dir.path().join("run");
     let script = format!(
-        "trap '' XFSZ; ulimit -f 150; exec {} simulate --replicas 4 --steps 20000 --log-every 10 --trajectory-every 10 --checkpoint-every 100 --out {}",
+        "trap '' XFSZ; ulimit -f 150; exec {} simulate --model mm --replicas 4 --steps 20000 --log-every 10 --trajectory-every 10 --checkpoint-every 100 --out {}",
         env!("CARGO_BIN_EXE_scorefield"),
         text(&out)
     );

@@ -58,10 +58,11 @@ fn report(out: &Path, runtime: &Runtime) -> Result<()> {
     }
     let settings = Settings { seed: runtime.seed, ..Settings::default() };
     let outcome = runtime.pool.install(|| compare(&reference, Some(&samples), Some(&simulation), &settings))?;
-    let length = simulation.frames() / simulation.chains.len();
-    let each = simulation.interval.map_or(String::new(), |ps| format!(" of {:.0} ps", ps * length as f64));
+    let summary: Option<serde_json::Value> =
+        std::fs::read(out.join(simulation::SUMMARY_FILE)).ok().and_then(|s| serde_json::from_slice(&s).ok());
+    let each = summary.and_then(|s| s["time_ps"].as_f64()).map_or(String::new(), |ps| format!(" of {ps:.0} ps"));
     println!(
-        "\n{}\n{} chains{each} from frames of the training data: times this short say how well local motion agrees; how often φ > 0\n\
+        "\n{}\n\n{} chains{each} from frames of the training data: times this short say how well local motion agrees; how often φ > 0\n\
          is visited takes nanoseconds, and the errors show it",
         table(&outcome.comparison),
         simulation.chains.len()

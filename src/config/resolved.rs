@@ -193,7 +193,7 @@ impl RunSettings {
         run.on_divergence.get_or_insert(OnDivergence::Stop);
         run.check_every.get_or_insert(100);
         run.out.get_or_insert_with(|| "scorefield-run".into());
-        run.log_every.get_or_insert(1000);
+        run.log_every.get_or_insert(if embedded { 100 } else { 1000 });
         run.log_format.get_or_insert_default();
         run.trajectory_every.get_or_insert(if embedded { 50 } else { 1000 });
         run.trajectory_format.get_or_insert_with(|| "dcd".into());

@@ -14,6 +14,7 @@ pub mod fokker_planck;
 mod graph_transformer;
 pub mod initial;
 mod kernels;
+pub mod likelihood;
 mod linear;
 pub mod log_z;
 pub mod loss;
