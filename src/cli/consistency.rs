@@ -7,12 +7,14 @@ use crate::config::{RunFlags, RunSettings, SimulateFlags};
 use crate::consistency::{CoordinateChoice, Settings, Source, Trajectory, compare};
 use crate::error::{Error, usage};
 use crate::io::{Frame, Selection, write_atomically, write_frames};
-use crate::report::consistency::{files, table};
+use crate::report::consistency::{ResidualCurve, files, table};
 use crate::signals::Interrupt;
 use crate::simulation;
 use anyhow::Result;
-use scorefield_integrators::{OnDivergence, Quantity, System};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use scorefield_integrators::{Noise, OnDivergence, Quantity, System};
 use scorefield_models::scoremd;
+use scorefield_models::scoremd::residual::Residuals;
 use scorefield_models::weights::WeightsFile;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -66,6 +68,9 @@ pub(super) struct ConsistencyFlags {
     /// With --model: independent samples drawn from its weights, 0 for none [default: 10000]
     #[arg(long, value_name = "N", requires = "model")]
     pub(super) count: Option<u32>,
+    /// With --model: times at which the model is put into the Fokker–Planck equation, 0 for none [default: 40]
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(super) residual_times: Option<usize>,
     /// Structure file that says which atoms the samples have [default: those selected of the reference]
     #[arg(long, value_name = "FILE")]
     pub(super) samples_topology: Option<PathBuf>,
@@ -208,10 +213,11 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
 
     let outcome = runtime.pool.install(|| compare(&reference, samples.as_ref(), simulation.as_ref(), &settings))?;
     print(table(&outcome.comparison))?;
+    let residual = residual(&flags, &reference, runtime)?;
     let title = flags.title.clone().unwrap_or_else(|| "Samples, simulation and reference".into());
     let record = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "title": title, "seed": settings.seed, "settings": flags });
     std::fs::create_dir_all(&out).map_err(|e| Error::file("make the directory", &out, e))?;
-    for (name, content) in files(&outcome, &title, None, &record)? {
+    for (name, content) in files(&outcome, &title, residual.as_ref(), &record)? {
         write_atomically(&out.join(name), |w| w.write_all(content.as_bytes()))?;
     }
     runtime.say(format_args!("wrote {}", out.join("report.html").display()));
@@ -221,24 +227,18 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
 /// Independent samples of the model, where it is one that can give them.
 fn drawn(flags: &ConsistencyFlags, reference: &Trajectory, runtime: &Runtime) -> Result<Option<Trajectory>> {
     let n = flags.count.unwrap_or(10_000) as usize;
-    let Some(file) = flags.model.as_ref().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors") && n > 0) else {
-        return Ok(None);
-    };
-    if WeightsFile::read(file)?.metadata().architecture != scoremd::model::ARCHITECTURE {
-        return Ok(None);
-    }
-    let model = scoremd::Model::read(file)?;
+    let Some(spec) = flags.model.as_deref().filter(|_| n > 0) else { return Ok(None) };
+    let Some(model) = diffusion_model(spec)? else { return Ok(None) };
     let width = 3 * reference.system.len();
     let d = model.dimension();
     if d > width || (d < width && !toy(flags)) {
         return Err(Error::Run(format!(
-            "{}: the model has {d} coordinates, but the reference has {} atoms; choose the model's beads with --select",
-            file.display(),
+            "{spec}: the model has {d} coordinates, but the reference has {} atoms; choose the model's beads with --select",
             reference.system.len()
         ))
         .into());
     }
-    runtime.say(format_args!("{n} independent samples of {}", file.display()));
+    runtime.say(format_args!("{n} independent samples of {spec}"));
     let interrupt = Interrupt::install()?;
     let Some(x) = sample::draw::<f32>(&model, Default::default(), n, runtime, &interrupt)? else {
         return Err(Error::Run("interrupted while samples were drawn".into()).into());
@@ -249,6 +249,53 @@ fn drawn(flags: &ConsistencyFlags, reference: &Trajectory, runtime: &Runtime) ->
         positions.resize(positions.len() + width - d, 0.0);
     }
     Ok(Some(Trajectory::new("samples", reference.system.clone(), positions, 1)?))
+}
+
+/// Frames that are put into the Fokker–Planck equation.
+const RESIDUAL_FRAMES: usize = 64;
+
+/// The model's Fokker–Planck residual from t = 1e-3 on, where it has energies.
+fn residual(flags: &ConsistencyFlags, reference: &Trajectory, runtime: &Runtime) -> Result<Option<ResidualCurve>> {
+    let n = flags.residual_times.unwrap_or(40);
+    if n > 10_000 {
+        return usage("--residual-times is a number up to 10000")?;
+    }
+    let Some(model) = flags.model.as_deref().filter(|_| n > 0).map(diffusion_model).transpose()?.flatten() else { return Ok(None) };
+    let d = model.dimension();
+    let width = 3 * reference.system.len();
+    let count = reference.frames().min(RESIDUAL_FRAMES);
+    let frames: Vec<f64> = (0..count)
+        .flat_map(|k| centred(reference.frame(k * reference.frames() / count), d == width).into_iter().take(d))
+        .map(|x| x * model.scale)
+        .collect();
+    let times: Vec<f64> = (0..n).map(|k| 1e-3f64.powf(1.0 - k as f64 / n as f64)).collect();
+    let noise = Noise::new(runtime.seed);
+    let one =
+        |&t: &f64| -> scorefield_models::Result<Option<(f64, f64)>> { Ok(Residuals::new(&model)?.at(t, &frames, noise)?.map(|r| (t, r))) };
+    let points = runtime.pool.install(|| times.par_iter().map(one).collect::<scorefield_models::Result<Vec<_>>>())?;
+    Ok(Some(ResidualCurve { points: points.into_iter().flatten().collect() }))
+}
+
+/// Positions about their centre; toys as they are.
+fn centred(positions: &[f64], molecule: bool) -> Vec<f64> {
+    let atoms = positions.len() as f64 / 3.0;
+    let centre = |a: usize| if molecule { positions.iter().skip(a).step_by(3).sum::<f64>() / atoms } else { 0.0 };
+    let centre = [centre(0), centre(1), centre(2)];
+    positions.iter().enumerate().map(|(i, x)| x - centre[i % 3]).collect()
+}
+
+/// The diffusion model that `--model` names; none where it is something else.
+fn diffusion_model(spec: &str) -> Result<Option<scoremd::Model>> {
+    if spec == "scoremd" {
+        return Ok(Some(scoremd::provider::embedded()?));
+    }
+    let file = Path::new(spec);
+    if file.extension().is_none_or(|e| e != "safetensors")
+        || WeightsFile::read(file)?.metadata().architecture != scoremd::model::ARCHITECTURE
+    {
+        return Ok(None);
+    }
+    Ok(Some(scoremd::Model::read(file)?))
 }
 
 /// Settings of the simulation that `--model` asks for: one replica per start structure, and these are frames of the

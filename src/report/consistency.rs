@@ -34,6 +34,10 @@ pub fn files(
     record: &serde_json::Value,
 ) -> serde_json::Result<Vec<(String, String)>> {
     let mut whole = serde_json::to_value(&outcome.comparison)?;
+    if let (Some(whole), Some(curve)) = (whole.as_object_mut(), residual) {
+        let points: Vec<[f64; 2]> = curve.points.iter().map(|&(t, r)| [t, r]).collect();
+        whole.insert("fokker_planck_residual".into(), serde_json::to_value(points)?);
+    }
     if let (Some(whole), Some(record)) = (whole.as_object_mut(), record.as_object()) {
         whole.extend(record.clone());
     }

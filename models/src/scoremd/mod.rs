@@ -29,6 +29,7 @@ pub mod provider;
 #[cfg(test)]
 mod provider_tests;
 pub mod published;
+pub mod residual;
 pub mod sampler;
 #[cfg(test)]
 mod sampler_tests;
