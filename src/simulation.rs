@@ -114,7 +114,7 @@ impl Simulation {
     pub fn begin(mut settings: RunSettings, runtime: &Runtime) -> Result<Self> {
         let overwrite = settings.run().overwrite == Some(true);
         settings.choose_model();
-        let loaded = start::load(settings.run())?;
+        let loaded = start::load(settings.run(), runtime.quiet)?;
         settings.complete(&loaded.subject)?;
         let (config, warnings) = settings.resolve(&loaded.subject)?;
         warnings.iter().for_each(|w| runtime.warn(w));
@@ -149,7 +149,7 @@ impl Simulation {
         check_global(&saved, runtime)?;
         let mut settings = merge(&saved.header.settings, flags)?;
         settings.run_mut().out = Some(directory.to_owned());
-        let loaded = start::load(settings.run())?;
+        let loaded = start::load(settings.run(), runtime.quiet)?;
         settings.complete(&loaded.subject)?;
         let (config, warnings) = settings.resolve(&loaded.subject)?;
         warnings.iter().for_each(|w| runtime.warn(w));
@@ -162,8 +162,9 @@ impl Simulation {
         header.version = env!("CARGO_PKG_VERSION").into();
         let files = std::mem::take(&mut saved.header.files);
         let dtype = saved.dtype();
+        let remote = loaded.remote;
         let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |_, _, _| Ok(Vec::new()))?;
-        simulation.restore(saved, directory)?;
+        simulation.restore(saved, directory, remote, runtime)?;
         // Files are cut only after everything else was found to fit.
         simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), simulation.written.as_ref(), false, Some(&files))?;
         simulation.update_members();
@@ -232,7 +233,7 @@ impl Simulation {
         })
     }
 
-    fn restore(&mut self, saved: Checkpoint, directory: &Path) -> Result<()> {
+    fn restore(&mut self, saved: Checkpoint, directory: &Path, remote: bool, runtime: &Runtime) -> Result<()> {
         let fail = |what: String| Error::Checkpoint { path: directory.join(FILE), what };
         let mut state = saved.state;
         state.clock = Clock::Physical { time: saved.header.step as f64 * self.config.dt };
@@ -240,7 +241,12 @@ impl Simulation {
         if state.step > 0 {
             self.ensemble.restore(&state, &saved.frozen)?;
         }
-        if self.forces_hash() != saved.header.forces {
+        let same = self.forces_hash() == saved.header.forces;
+        if !same && remote {
+            // Other programs may have states of their own, such as the last wave function.
+            runtime
+                .warn("the clients give other forces than when the run was interrupted, if only in the last digits; it goes on with these");
+        } else if !same {
             return Err(fail(format!(
                 "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",
                 self.model, saved.header.version

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
 use crate::local::LocalForces;
 use crate::mechanics::Mechanics;
+use crate::remote::{Open, RemoteSpec, nobody};
 use crate::scoremd::provider::{ScoreProvider, ScoreSpec};
 use crate::so3lr::So3lrSpec;
 use crate::weights::WeightsFile;
@@ -66,6 +67,8 @@ pub enum ProviderSpec {
     },
     /// A program that supplies forces.
     External(ExternalSpec),
+    /// Other engines that connect and supply forces (i-PI protocol).
+    Ipi(RemoteSpec),
     /// ANI-2x.
     Ani2x(AniSpec),
     /// ANI-1x.
@@ -237,6 +240,30 @@ const KINDS: &[KindInfo] = &[
         ],
     },
     KindInfo {
+        name: "ipi",
+        aliases: &[],
+        summary: "other engines that connect to us (i-PI protocol); short forms ipi:unix=NAME and ipi:HOST:PORT",
+        parameters: &[
+            parameter("unix", "", "name of a UNIX socket: the file is the prefix and this name"),
+            parameter("prefix", "/tmp/ipi_", "what stands before the name"),
+            parameter("host", "", "address of this machine to listen at (`0.0.0.0` for all), with a port; by default localhost"),
+            parameter("port", "", "TCP port"),
+            parameter("clients", "1", "clients that must be there before the first evaluation; more may join at any time"),
+            parameter(
+                "batch",
+                "1",
+                "structures in one message, for clients that understand batches (i-PI's driver from 3.3 on, scorefield)",
+            ),
+            parameter("timeout", "600 s", "time for one answer; a client that takes longer is given up"),
+            parameter("wait", "60 s", "time for a client to come where there is none"),
+            parameter("classic", "false", "ask for the status before each step of the exchange, for clients that want it"),
+            parameter("energy", "true", "whether the clients' energies mean something"),
+            parameter("forces", "physical", "what forces are: physical, mean-force or pseudo-force"),
+            parameter("temperature", "", "temperature of mean forces (`300 K`)"),
+            parameter("box", "200 A", "edge of the cell that clients are told where the system has none"),
+        ],
+    },
+    KindInfo {
         name: "ani2x",
         aliases: &["ani-2x"],
         summary: "ANI-2x: organic molecules of H, C, N, O, F, S, Cl (as far as the weights go)",
@@ -350,13 +377,22 @@ pub fn parse_spec(text: &str) -> Result<ProviderSpec> {
         let table = toml::Table::from_iter([("kind".to_owned(), "external".into()), ("command".to_owned(), command.trim().into())]);
         return from_table(table, text, 0);
     }
+    if let Some(rest) = text.strip_prefix("ipi:") {
+        return from_table(crate::remote::table(rest, text)?, text, 0);
+    }
     if path.extension().is_some_and(|e| e == "xml") {
         return Err(Error::spec(text, format!("an XML file alone is no model; write `mm:{text}`")));
     }
     let (name, rest) = text.split_once(':').unwrap_or((text, ""));
     let mut table = toml::Table::new();
     table.insert("kind".into(), name.trim().into());
-    for pair in rest.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+    read_pairs(rest, &mut table, text)?;
+    from_table(table, text, 0)
+}
+
+/// Reads `key=value,…` into `table`.
+pub(crate) fn read_pairs(pairs: &str, table: &mut toml::Table, text: &str) -> Result<()> {
+    for pair in pairs.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
             return Err(Error::spec(text, format!("`{pair}` is not of the form key=value")));
         };
@@ -366,7 +402,7 @@ pub fn parse_spec(text: &str) -> Result<ProviderSpec> {
         }
         table.insert(key.into(), plain_value(value));
     }
-    from_table(table, text, 0)
+    Ok(())
 }
 
 /// The TOML value that `text` would be if it were written without quotes, where it would be one; else a string.
@@ -470,6 +506,7 @@ impl ProviderSpec {
             | ProviderSpec::Restraint(_)
             | ProviderSpec::External(_)
             | ProviderSpec::Scoremd(_)
+            | ProviderSpec::Ipi(_)
             | ProviderSpec::DoubleWell(_)
             | ProviderSpec::DoubleWell2d(_)
             | ProviderSpec::MullerBrown(_)
@@ -485,18 +522,36 @@ impl ProviderSpec {
         self.build_at(None)
     }
 
+    /// True where other programs supply forces, so that nobody can promise their last bits.
+    pub fn is_remote(&self) -> bool {
+        match self {
+            ProviderSpec::Ipi(_) => true,
+            ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => inner.iter().any(Self::is_remote),
+            ProviderSpec::Scale { of, .. } | ProviderSpec::Project { of, .. } => of.is_remote(),
+            _ => false,
+        }
+    }
+
     /// Builds the provider; `start` are the start positions `[N, 3]` of the system it will act on, for what is bound to
     /// them (in nm, or reduced units).
     ///
     /// # Errors
     /// As [`ProviderSpec::build`].
     pub fn build_at(&self, start: Option<&[f64]>) -> Result<Built> {
+        self.build_with(start, &nobody)
+    }
+
+    /// As [`ProviderSpec::build_at`]; `open` listens for engines that supply forces, as this package has no sockets.
+    ///
+    /// # Errors
+    /// As [`ProviderSpec::build`].
+    pub fn build_with(&self, start: Option<&[f64]>, open: &Open) -> Result<Built> {
         let all = |specs: &[ProviderSpec]| -> Result<(Vec<Box<dyn ForceProvider>>, Option<Toy>, Option<Mechanics>)> {
             let (mut toy, mut mechanics) = (None, None);
             let mut providers = Vec::with_capacity(specs.len());
             for spec in specs {
                 // Without a structure, terms that need one take that of a term which brings its own.
-                let built = spec.build_at(start.or(toy.as_ref().map(|t: &Toy| &t.positions[..])))?;
+                let built = spec.build_with(start.or(toy.as_ref().map(|t: &Toy| &t.positions[..])), open)?;
                 toy = toy.or(built.toy);
                 mechanics = mechanics.or(built.mechanics);
                 providers.push(built.provider);
@@ -513,11 +568,11 @@ impl ProviderSpec {
                 Ok(Built { provider: Box::new(Committee::new(providers)?), toy, mechanics })
             }
             ProviderSpec::Scale { factor, of } => {
-                let built = of.build_at(start)?;
+                let built = of.build_with(start, open)?;
                 Ok(Built { provider: Box::new(Scaled::new(built.provider, *factor)?), ..built })
             }
             ProviderSpec::Project { torque, of } => {
-                let built = of.build_at(start)?;
+                let built = of.build_with(start, open)?;
                 Ok(Built { provider: Box::new(Projected::new(built.provider, *torque)), ..built })
             }
             ProviderSpec::Restraint(s) => Ok(Built { provider: Box::new(s.build(start)?), toy: None, mechanics: None }),
@@ -537,6 +592,7 @@ impl ProviderSpec {
                 })?;
                 Ok(Built { provider: mechanics.provider(&name), toy: None, mechanics: Some(mechanics) })
             }
+            ProviderSpec::Ipi(s) => Ok(Built { provider: open(s)?, toy: None, mechanics: None }),
             ProviderSpec::External(s) => Ok(Built { provider: Box::new(s.build()?), toy: None, mechanics: None }),
             ProviderSpec::Ani2x(s) => ani(s, AniModel::Ani2x),
             ProviderSpec::Ani1x(s) => ani(s, AniModel::Ani1x),
@@ -760,7 +816,13 @@ mod tests {
 
     #[test]
     fn round_trips_through_toml() {
-        for text in ["muller-brown", "lj:sigma=3.4 A,epsilon=1 kJ/mol,n=5", "harmonic:k=2,dimension=1,centre=start", "mm:x.xml"] {
+        for text in [
+            "muller-brown",
+            "lj:sigma=3.4 A,epsilon=1 kJ/mol,n=5",
+            "harmonic:k=2,dimension=1,centre=start",
+            "mm:x.xml",
+            "ipi:unix=argon,clients=4,timeout=5 s",
+        ] {
             let spec = parse_spec(text).unwrap();
             let table: toml::Table = toml::to_string(&spec).unwrap().parse().unwrap();
             assert_eq!(from_table(table, text, 0).unwrap(), spec);

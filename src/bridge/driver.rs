@@ -66,6 +66,7 @@ impl Driver {
             forces: &mut self.forces,
             shared: self.shared.then(Shared::default),
             phase: Phase::NeedInit,
+            native: false,
             batch: 1,
             bytes: Vec::new(),
             cells: Vec::new(),
@@ -95,6 +96,8 @@ struct Session<'a> {
     forces: &'a mut Forces,
     shared: Option<Shared>,
     phase: Phase,
+    /// Numbers are in nm and kJ/mol, as the server offered.
+    native: bool,
     /// Structures per message.
     batch: usize,
     /// Scratch: bytes on their way in or out.
@@ -115,6 +118,7 @@ impl Session<'_> {
                 Next::Message(Header::Exit) => return Ok(End::Exit),
                 Next::Message(Header::Status) => self.send(match self.phase {
                     Phase::NeedInit => b"NEEDINIT    ",
+                    Phase::Ready if self.native => b"READY NATIVE",
                     Phase::Ready => b"READY       ",
                     Phase::HaveData => b"HAVEDATA    ",
                 })?,
@@ -130,13 +134,17 @@ impl Session<'_> {
         to.write_all(message).map_err(|source| WireError::Io { doing: "answering", source })
     }
 
-    /// `INIT`: replica, length, text. Of the text only `batch_size:N` means something here.
+    /// `INIT`: replica, length, text. Of the text only `batch_size:N` means something here, and `native:1`, with which our own
+    /// server offers numbers in our units, so that no conversion rounds them.
     fn init(&mut self) -> Result<(), WireError> {
         let _replica = self.incoming.integer("INIT")?;
         let text = self.incoming.text("INIT")?;
-        self.batch = 1;
+        (self.batch, self.native) = (1, false);
         for (key, value) in text.split(',').filter_map(|part| part.split_once(':')) {
-            if key.trim().trim_matches(['"', '{', '\'', ' ']) == "batch_size" {
+            let key = key.trim().trim_matches(['"', '{', '\'', ' ']);
+            if key == "native" {
+                self.native = value.trim() == "1" && self.shared.is_none();
+            } else if key == "batch_size" {
                 let value = value.trim().trim_matches(['"', '}', '\'', ' ']);
                 self.batch = value
                     .parse()
@@ -185,7 +193,7 @@ impl Session<'_> {
             self.incoming.doubles(&mut self.positions, &mut self.bytes, "POSDATA")?;
         }
         let start = Instant::now();
-        self.forces.evaluate(atoms, b, &self.cells, &self.positions, &mut self.answer).map_err(|e| match e {
+        self.forces.evaluate(atoms, b, &self.cells, &self.positions, self.native, &mut self.answer).map_err(|e| match e {
             WireError::Forces(why) => WireError::Forces(format!("evaluation {}: {why}", self.evaluations + 1)),
             e => e,
         })?;
@@ -214,7 +222,7 @@ impl Session<'_> {
             push_doubles(&mut message, &self.answer.virial);
         }
         for _ in 0..self.batch {
-            push_text(&mut message, self.forces.extras());
+            push_text(&mut message, self.forces.extras(self.native));
         }
         let sent = self.send(&message);
         self.bytes = message;

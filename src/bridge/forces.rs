@@ -27,8 +27,8 @@ pub struct Forces {
     dtype: DType,
     want: Want,
     prepared: Option<Prepared>,
-    /// The extras of every answer, as JSON.
-    extras: String,
+    /// The extras of every answer, as JSON: in atomic units and in ours.
+    extras: [String; 2],
 }
 
 /// Scratch for one number of atoms and structures.
@@ -93,21 +93,23 @@ impl Forces {
             Kind::MeanForce { temperature_kelvin } => Some(temperature_kelvin),
             Kind::Physical | Kind::PseudoForce => None,
         };
-        let extras = serde_json::json!({
-            "model": capabilities.name,
-            "kind": capabilities.kind.name(),
-            "temperature_K": temperature,
-            "conservative": capabilities.conservative,
-            "has_energy": capabilities.energy,
-            "units": {"length": "bohr", "energy": "hartree"},
-        })
-        .to_string();
+        let extras = [("bohr", "hartree"), ("nm", "kJ/mol")].map(|(length, energy)| {
+            serde_json::json!({
+                "model": capabilities.name,
+                "kind": capabilities.kind.name(),
+                "temperature_K": temperature,
+                "conservative": capabilities.conservative,
+                "has_energy": capabilities.energy,
+                "units": {"length": length, "energy": energy},
+            })
+            .to_string()
+        });
         Ok(Forces { structures, template: provider, pool, dtype, want, prepared: None, extras })
     }
 
     /// What every answer says about the model.
-    pub(super) fn extras(&self) -> &str {
-        &self.extras
+    pub(super) fn extras(&self, native: bool) -> &str {
+        &self.extras[usize::from(native)]
     }
 
     /// Checks a number of atoms before its positions are read.
@@ -169,15 +171,17 @@ impl Forces {
     }
 
     /// Evaluates `count` structures of `atoms` atoms: `cells` are `[B, 3, 3]` with vectors in columns, `positions` `[B, N, 3]`, both
-    /// in bohr.
+    /// in bohr; where `native`, in nm, and the answer in kJ/mol and nm.
     pub(super) fn evaluate(
         &mut self,
         atoms: usize,
         count: usize,
         cells: &[f64],
         positions: &[f64],
+        native: bool,
         answer: &mut Answer,
     ) -> Result<(), WireError> {
+        let (length, energy) = if native { (1.0, 1.0) } else { (NM_PER_BOHR, KJ_PER_HARTREE) };
         let want = self.want;
         let pool = self.pool.clone();
         let prepared = self.prepare(atoms, count)?;
@@ -197,10 +201,10 @@ impl Forces {
             let n3 = 3 * share.batch.atoms();
             let from = &positions[3 * atoms * share.first..][..n3];
             for (i, x) in from.iter().enumerate() {
-                share.state.phase.set(i, x * NM_PER_BOHR);
+                share.state.phase.set(i, x * length);
             }
             for (b, to) in share.state.cells.iter_mut().flatten().enumerate() {
-                *to = transposed(&cells[9 * (share.first + b)..]);
+                *to = transposed(&cells[9 * (share.first + b)..], length);
             }
             let State { cells, clock, .. } = &share.state;
             let input = Input { batch: &share.batch, positions: share.state.positions(), cells: cells.as_deref(), clock: *clock, want };
@@ -220,7 +224,7 @@ impl Forces {
             for b in 0..share.batch.replicas() {
                 let at = share.first + b;
                 if want.energy {
-                    answer.energy[at] = share.out.energy[b] / KJ_PER_HARTREE;
+                    answer.energy[at] = share.out.energy[b] / energy;
                 }
                 let virial = &mut answer.virial[9 * at..9 * at + 9];
                 virial.fill(0.0);
@@ -233,12 +237,12 @@ impl Forces {
                             prepared.system.describe_atom(k / 3 % atoms)
                         )));
                     }
-                    answer.forces[3 * atoms * share.first + k] = force / KJ_PER_HARTREE * NM_PER_BOHR;
+                    answer.forces[3 * atoms * share.first + k] = force / energy * length;
                     if !want.virial || !prepared.periodic {
                         // In open space the virial is Σ r ⊗ f.
                         let atom = k - k % 3;
                         for a in 0..3 {
-                            virial[3 * a + k % 3] += share.state.phase.get(atom + a) * force / KJ_PER_HARTREE;
+                            virial[3 * a + k % 3] += share.state.phase.get(atom + a) * force / energy;
                         }
                     }
                 }
@@ -246,7 +250,7 @@ impl Forces {
                     virial.fill(0.0);
                     if want.virial {
                         for (to, from) in virial.iter_mut().zip(&share.out.virial[b]) {
-                            *to = from / KJ_PER_HARTREE;
+                            *to = from / energy;
                         }
                     }
                 }
@@ -259,12 +263,12 @@ impl Forces {
     }
 }
 
-/// Rows in nm of a cell that has its vectors in columns, in bohr.
-fn transposed(columns: &[f64]) -> Cell {
+/// Rows in nm of a cell that has its vectors in columns, in units of `length`.
+fn transposed(columns: &[f64], length: f64) -> Cell {
     let mut cell = [0.0; 9];
     for r in 0..3 {
         for c in 0..3 {
-            cell[3 * r + c] = columns[3 * c + r] * NM_PER_BOHR;
+            cell[3 * r + c] = columns[3 * c + r] * length;
         }
     }
     cell

@@ -2,8 +2,9 @@
 
 use super::wire::WireError;
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,81 @@ impl Write for &Connection {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Connection::Unix(s) => s.as_raw_fd(),
+            Connection::Tcp(s) => s.as_raw_fd(),
+        }
+    }
+}
+
+/// Where clients come in. A UNIX socket's file goes away with it.
+pub(super) enum Listener {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Listens at `address`. The file of a UNIX socket that nobody listens at any more is replaced.
+    pub(super) fn bind(address: &Address) -> std::io::Result<Self> {
+        match address {
+            Address::Unix(path) => {
+                let bound = match UnixListener::bind(path) {
+                    Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && is_left_over(path) => {
+                        std::fs::remove_file(path)?;
+                        UnixListener::bind(path)
+                    }
+                    bound => bound,
+                };
+                bound.map(|l| Listener::Unix(l, path.clone()))
+            }
+            Address::Tcp(host, port) => TcpListener::bind((host.as_str(), *port)).map(Listener::Tcp),
+        }
+    }
+
+    /// The next client and what to call it.
+    pub(super) fn accept(&self) -> std::io::Result<(Connection, String)> {
+        match self {
+            Listener::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                let name = super::sys::peer_process(&stream).map_or("UNIX socket".to_owned(), |pid| format!("process {pid}"));
+                Ok((Connection::Unix(stream), name))
+            }
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                Ok((Connection::Tcp(stream), peer.to_string()))
+            }
+        }
+    }
+}
+
+/// True where a socket's file is there but nobody listens.
+fn is_left_over(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+        && UnixStream::connect(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Listener::Unix(l, _) => l.as_raw_fd(),
+            Listener::Tcp(l) => l.as_raw_fd(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            // Where it cannot be removed, the next server finds that nobody listens.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -172,7 +172,7 @@ impl<'a, R: Read> Incoming<'a, R> {
     }
 }
 
-fn is_time_out(e: &std::io::Error) -> bool {
+pub(super) fn is_time_out(e: &std::io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 

@@ -63,7 +63,7 @@ pub(super) fn run(flags: EvaluateFlags, runtime: &Runtime) -> Result<Outcome> {
     let first = stream.next().transpose();
     show_file_warnings(runtime);
     let first = first?;
-    let model = Model::build(spec, first.as_ref().map(|f| f.positions.as_slice()))?;
+    let model = Model::listen(spec, first.as_ref().map(|f| f.positions.as_slice()), runtime)?;
     let adopt = first.is_some();
     let first = first.map_or_else(|| model.own_frame(), Ok)?;
     Evaluation { adopt, ..Evaluation::new(&flags, runtime, &model)? }.work(std::iter::once(Ok(first)).chain(stream))

@@ -117,6 +117,18 @@ impl Model {
     /// # Errors
     /// Where the description cannot be understood (a usage error), or a file of the model cannot be used.
     pub(super) fn build(spec: &str, start: Option<&[f64]>) -> Result<Self> {
+        Self::build_with(spec, start, &scorefield_models::remote::nobody)
+    }
+
+    /// The same; the provider may also be engines that connect to us.
+    ///
+    /// # Errors
+    /// As [`Model::build`], and where the engines' address cannot be listened at.
+    pub(super) fn listen(spec: &str, start: Option<&[f64]>, runtime: &Runtime) -> Result<Self> {
+        Self::build_with(spec, start, &crate::bridge::opener(runtime.quiet))
+    }
+
+    fn build_with(spec: &str, start: Option<&[f64]>, open: &scorefield_models::remote::Open<'_>) -> Result<Self> {
         use scorefield_models::Error as E;
         let wrong = |e: E| match e {
             E::Spec { .. } | E::Unknown { .. } | E::Parameter { .. } | E::Combine { .. } | E::Ensemble { .. } => {
@@ -125,11 +137,11 @@ impl Model {
             e => anyhow::Error::new(e),
         };
         let parsed = parse_spec(spec).map_err(wrong)?;
-        let mut built = parsed.build_at(start).map_err(wrong)?;
+        let mut built = parsed.build_with(start, open).map_err(wrong)?;
         if let (Some(start), UnitSystem::Reduced) = (start, built.provider.capabilities().units) {
             // The numbers as they stand in the file, see `adopt`.
             let bare: Vec<f64> = start.iter().map(|x| x * ANGSTROMS_PER_NM).collect();
-            built = parsed.build_at(Some(&bare)).map_err(wrong)?;
+            built = parsed.build_with(Some(&bare), open).map_err(wrong)?;
         }
         Ok(Model { spec: spec.to_owned(), built, completed: RefCell::default() })
     }

@@ -85,7 +85,7 @@ pub(super) fn run(flags: RelaxFlags, runtime: &Runtime) -> Result<Outcome> {
         return usage("--max-steps is 0; give at least 1")?;
     }
     let (frames, unread) = read_all(&flags, runtime)?;
-    let model = Model::build(spec, frames.first().map(|f| f.positions.as_slice()))?;
+    let model = Model::listen(spec, frames.first().map(|f| f.positions.as_slice()), runtime)?;
     method.convergence(model.capabilities().units).map_err(|e| Error::Usage(format!("--fmax: {e}")))?;
     let frames = if flags.structures.is_empty() {
         vec![model.own_frame()?]

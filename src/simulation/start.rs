@@ -37,6 +37,8 @@ pub(super) struct Loaded {
     pub(super) starts: Vec<Vec<f64>>,
     /// Where the model was trained.
     pub(super) domain: Option<Domain>,
+    /// Forces come from other programs, whose last bits nobody can promise.
+    pub(super) remote: bool,
     pub(super) inputs: Vec<InputFile>,
     pub(super) warnings: Vec<String>,
 }
@@ -45,7 +47,8 @@ pub(super) struct Loaded {
 ///
 /// # Errors
 /// Where either is missing, cannot be read, or they do not fit each other.
-pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
+pub(super) fn load(run: &RunFlags, quiet: bool) -> Result<Loaded> {
+    let mut remote = false;
     let mut warnings = Vec::new();
     let mut inputs = Vec::new();
     let mut starts = Vec::new();
@@ -69,11 +72,12 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
             if let Some(file) = file_of(text) {
                 inputs.push(InputFile::of(&file)?);
             }
-            let built = build(&spec, frames.first())?;
+            remote = spec.is_remote();
+            let built = build(&spec, frames.first(), quiet)?;
             if built.provider.capabilities().units == UnitSystem::Reduced {
                 frames.iter_mut().for_each(|f| strip_units(f, built.toy.as_ref()));
                 // Once more, for what is bound to start positions.
-                build(&spec, frames.first())?
+                build(&spec, frames.first(), quiet)?
             } else {
                 built
             }
@@ -110,7 +114,7 @@ pub(super) fn load(run: &RunFlags) -> Result<Loaded> {
         frames.iter_mut().for_each(|f| f.cell = None);
     }
     warnings.extend(crate::io::take_warnings());
-    Ok(Loaded { provider: built.provider, subject, frames, starts, domain, inputs, warnings })
+    Ok(Loaded { provider: built.provider, subject, frames, starts, domain, remote, inputs, warnings })
 }
 
 /// Descriptions that cannot be understood are mistakes of usage; files that cannot be used are not.
@@ -130,8 +134,8 @@ fn strip_units(frame: &mut Frame, toy: Option<&Toy>) {
     }
 }
 
-fn build(spec: &ProviderSpec, start: Option<&Frame>) -> Result<Built> {
-    spec.build_at(start.map(|f| &f.positions[..])).map_err(wrong_model)
+fn build(spec: &ProviderSpec, start: Option<&Frame>, quiet: bool) -> Result<Built> {
+    spec.build_with(start.map(|f| &f.positions[..]), &crate::bridge::opener(quiet)).map_err(wrong_model)
 }
 
 fn mechanics(xml: &str, name: &str) -> Result<Built> {
