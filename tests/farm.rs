@@ -1,7 +1,7 @@
 //! Runs whose forces come from other processes: the same bytes as in one process, whoever dies on the way.
 
 use crate::support::{assert_same, error, finish, scorefield, succeed};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -59,7 +59,8 @@ fn a_run_on_drivers_that_die_writes_the_bytes_of_one_process() {
     // Undisturbed, then with two of three drivers killed on the way.
     for deaths in [0, 2] {
         let out = place(&format!("farm-{deaths}"));
-        let mut server = Process(scorefield(&run(&structure, &remote, &out, STEPS)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+        let mut server =
+            Process(scorefield(&run(&structure, &remote, &out, STEPS)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
         let mut drivers = vec![drive(directory.path(), &structure, MODEL), drive(directory.path(), &structure, MODEL)];
         let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines();
         let mut seen = String::new();
@@ -152,4 +153,28 @@ fn without_clients_a_run_ends_and_says_so() {
     let _driver = drive(directory.path(), other.to_str().unwrap(), MODEL);
     let out = finish(&mut scorefield(&run(&structure, &remote, &directory.path().join("out2"), "10")));
     assert!(error(&out).contains("client 1 (process") && error(&out).contains("hung up"), "{}", error(&out));
+}
+
+/// The script for Slurm, on one machine without it: as it is submitted, and submitted again.
+#[test]
+fn the_script_for_clusters_runs_a_farm_and_goes_on_with_it() {
+    let (directory, structure) = cluster(false);
+    let place = |name: &str| directory.path().join(name);
+    succeed(&run(&structure, MODEL, &place("alone"), "200"));
+    for steps in ["120", "200"] {
+        let mut script = std::process::Command::new("bash");
+        script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/farm.slurm")).current_dir(directory.path()).envs([
+            ("SCOREFIELD", env!("CARGO_BIN_EXE_scorefield")),
+            ("FARM_STRUCTURE", &structure),
+            ("FARM_MODEL", MODEL),
+            ("FARM_DRIVERS", "2"),
+            ("FARM_REPLICAS", "6"),
+            ("FARM_BATCH", "3"),
+            ("FARM_STEPS", steps),
+            ("FARM_EXTRA", "--dt=4fs --temperature=20K --log-every=25 --trajectory-every=50 --dtype=f64"),
+        ]);
+        let output = finish(&mut script);
+        assert!(output.status.success(), "{}", error(&output));
+    }
+    assert_same(&place("alone"), &place("farm"));
 }

@@ -166,9 +166,12 @@ fn other_peoples_clients_run_under_our_server() {
     let Some(python) = python() else { return };
     for client in ["ase", "ipi", "ipi-batch", "lammps"] {
         let directory = tempfile::tempdir().unwrap();
-        let out = run(Command::new(&python)
-            .current_dir(directory.path())
-            .args(["-c", include_str!("data/run_clients.py"), env!("CARGO_BIN_EXE_scorefield"), client]));
+        let out = run(Command::new(&python).current_dir(directory.path()).args([
+            "-c",
+            include_str!("data/run_clients.py"),
+            env!("CARGO_BIN_EXE_scorefield"),
+            client,
+        ]));
         if out.contains("skipped") {
             eprintln!("{out}");
         }

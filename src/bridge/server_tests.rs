@@ -97,8 +97,16 @@ fn answer(x: &[f64]) -> Vec<u8> {
     let forces: Vec<f64> = x.iter().map(|x| -K * x).collect();
     let virial = [1.0, 0.5, 0.25, 0.0, 1.0, 0.125, 0.0, 0.0, 1.0];
     let atoms = (x.len() / 3) as i32;
-    [word("FORCEREADY"), doubles(&[0.25]), atoms.to_le_bytes().to_vec(), doubles(&forces), doubles(&virial), 2i32.to_le_bytes().to_vec(), vec![b'{', b'}']]
-        .concat()
+    [
+        word("FORCEREADY"),
+        doubles(&[0.25]),
+        atoms.to_le_bytes().to_vec(),
+        doubles(&forces),
+        doubles(&virial),
+        2i32.to_le_bytes().to_vec(),
+        vec![b'{', b'}'],
+    ]
+    .concat()
 }
 
 /// What a scripted client does.
@@ -129,7 +137,15 @@ fn client(directory: &TempDir, manner: Manner) -> JoinHandle<Seen> {
         let mut x = Vec::new();
         while let Some(header) = read(&mut s, 12) {
             match header.trim_ascii_end() {
-                b"STATUS" => s.write_all(&word(if !x.is_empty() { "HAVEDATA" } else if ready { "READY" } else { "NEEDINIT" })).unwrap(),
+                b"STATUS" => s
+                    .write_all(&word(if !x.is_empty() {
+                        "HAVEDATA"
+                    } else if ready {
+                        "READY"
+                    } else {
+                        "NEEDINIT"
+                    }))
+                    .unwrap(),
                 b"INIT" => {
                     assert!(!ready || manner.needs_init);
                     let Some(id) = integer(&mut s) else { break };
@@ -280,7 +296,10 @@ fn silence_is_noticed_and_the_work_done_elsewhere() {
     let (directory, mut remote) = server("timeout=0.2 s,wait=0.3 s");
     let silent = client(&directory, Manner { silent: true, ..Manner::default() });
     let error = evaluate(&mut remote, 1).unwrap_err().to_string();
-    assert!(error.contains("0 of 1 clients") && error.contains("silent for 0.") && error.contains("(timeout), at work on replica 7"), "{error}");
+    assert!(
+        error.contains("0 of 1 clients") && error.contains("silent for 0.") && error.contains("(timeout), at work on replica 7"),
+        "{error}"
+    );
     silent.join().unwrap();
 }
 

@@ -28,6 +28,9 @@ Examples:
   # A toy with reduced units
   scorefield simulate --model mueller-brown --replicas 1000 --steps 20000 --out toy
 
+  # Forces from other programs that connect to us (i-PI protocol), here from four of `scorefield drive`
+  scorefield simulate molecule.xyz --model ipi:0.0.0.0:31415,clients=4 --replicas 16 --out farm
+
   # Settings from a file, one of them changed; then go on twice as long
   scorefield simulate --config run/config.toml --seed 1 --out run-1
   scorefield simulate --resume run-1 --steps 200000";
