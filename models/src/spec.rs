@@ -629,12 +629,16 @@ impl ProviderSpec {
     pub fn build_local(&self) -> Result<Box<dyn LocalForces>> {
         match self {
             ProviderSpec::Lj(s) => Ok(Box::new(s.build_local()?)),
+            ProviderSpec::Ani2x(s) => Ok(Box::new(AniProvider::open(&s.weights, Some(AniModel::Ani2x))?.local())),
+            ProviderSpec::Ani1x(s) => Ok(Box::new(AniProvider::open(&s.weights, Some(AniModel::Ani1x))?.local())),
+            ProviderSpec::Ani1ccx(s) => Ok(Box::new(AniProvider::open(&s.weights, Some(AniModel::Ani1ccx))?.local())),
+            ProviderSpec::Weights { file } if AniProvider::recognises(file) => Ok(Box::new(AniProvider::open(file, None)?.local())),
             _ => {
                 let name = toml::Table::try_from(self).ok().and_then(|t| Some(t.get("kind")?.as_str()?.to_owned()));
                 Err(Error::spec(
                     name.unwrap_or_else(|| "this model".into()),
                     "its forces cannot be computed domain by domain: they are not a sum over atoms that see no further than a cutoff, or \
-                     this is not implemented; evaluate whole structures instead (lj with a cutoff can)",
+                     this is not implemented; evaluate whole structures instead (lj with a cutoff and ANI can)",
                 ))
             }
         }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use scorefield_integrators::{
     Array, AtomName, Batch, Capabilities, Cell, Clock, DType, ForceProvider, Input, Kind, Output, System, UnitSystem, View, Want,
 };
+use scorefield_models::ani::AniProvider;
 use scorefield_models::local::LocalForces;
 use scorefield_models::{Built, ProviderSpec, parse_spec};
 use std::sync::Arc;
@@ -208,6 +209,22 @@ impl Model {
         Ok(self.spec.build_local()?)
     }
 
+    /// How far the energy of an atom sees, in nm, where the model is local. Reads no weights.
+    ///
+    /// # Errors
+    /// Where it is not, as [`Model::local`].
+    pub fn local_range(&self) -> Result<f64> {
+        let local = match &self.spec {
+            ProviderSpec::Ani2x(_) | ProviderSpec::Ani1x(_) | ProviderSpec::Ani1ccx(_) => true,
+            ProviderSpec::Weights { file } => AniProvider::recognises(file),
+            _ => false,
+        };
+        match self.capabilities().range.filter(|_| local) {
+            Some(range) => Ok(range),
+            None => Ok(self.local()?.range()),
+        }
+    }
+
     /// Number of atoms.
     ///
     /// # Errors
@@ -244,7 +261,7 @@ impl Model {
             "periodic": c.periodic,
             "types": c.types,
             "range_nm": c.range.filter(|_| si),
-            "local_range_nm": self.local().ok().filter(|_| si).map(|l| l.range()),
+            "local_range_nm": self.local_range().ok().filter(|_| si),
             "units": {"system": if si { "si" } else { "reduced" }, "length": unit("nm"), "energy": unit("kJ/mol"), "mass": unit("u")},
             "dtype": self.dtype.to_string(),
             "threads": self.pool.current_num_threads(),

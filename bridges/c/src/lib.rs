@@ -28,6 +28,7 @@ pub struct Model {
 /// What calls take in turns.
 struct Inner {
     model: embed::Model,
+    /// Made when a domain is first evaluated.
     local: Option<Box<dyn LocalForces>>,
 }
 
@@ -80,10 +81,9 @@ impl Model {
     fn open(text: &str) -> Result<Model, Failure> {
         let model = embed::Model::open(&Spec::from_json(text)?)?;
         let capabilities = CString::new(model.describe().to_string()).map_err(|_| invalid("the model's name has a zero byte"))?;
-        let local = model.local();
-        let local_range = local.as_ref().map(|l| l.range()).map_err(ToString::to_string);
+        let local_range = model.local_range().map_err(|e| e.to_string());
         let atoms = model.system().map_or(0, |s| s.len());
-        Ok(Model { capabilities, atoms, local_range, inner: Mutex::new(Inner { model, local: local.ok() }) })
+        Ok(Model { capabilities, atoms, local_range, inner: Mutex::new(Inner { model, local: None }) })
     }
 }
 

@@ -134,9 +134,10 @@ pub unsafe extern "C" fn scorefield_evaluate_local(model: *mut Model, domain: *c
         }
         let lists = Lists { counts, lists, mask: domain.neighbour_mask };
         let mut inner = model.lock()?;
-        let Some(local) = inner.local.as_mut() else {
-            return Err(invalid(model.local_range.as_ref().err().cloned().unwrap_or_default()));
-        };
+        if inner.local.is_none() {
+            inner.local = Some(inner.model.local()?);
+        }
+        let Some(local) = inner.local.as_mut() else { return Err(invalid("the model is not local")) };
         let mut out = local::DomainOutput { forces, atom_energy, energy: 0.0, virial: [0.0; 9] };
         local
             .evaluate(&local::Domain { positions, types, owned, neighbours: &lists }, &mut out)

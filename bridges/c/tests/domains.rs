@@ -143,3 +143,61 @@ fn lennard_jones_in_domains_is_the_periodic_box() {
         }
     }
 }
+
+/// Reference data, or `None` after saying why a test is skipped.
+pub(crate) fn reference(file: &str) -> Option<std::path::PathBuf> {
+    let root = std::env::var_os("SCOREFIELD_REFERENCE").map_or_else(|| super::here().join("../../../shared"), Into::into);
+    let path = root.join(file);
+    if !path.exists() {
+        eprintln!("skipped: {} does not exist (set SCOREFIELD_REFERENCE)", path.display());
+        return None;
+    }
+    Some(path.canonicalize().unwrap())
+}
+
+#[test]
+fn ani_in_domains_is_the_molecules() {
+    let Some(weights) = reference("weights/ani/ani2x_8x_hcnof.safetensors") else { return };
+    // Two waters and a methane, in nm.
+    let molecules = [
+        (8, [0.0, 0.0, 0.0]),
+        (1, [0.0757, 0.0586, 0.0]),
+        (1, [-0.0757, 0.0586, 0.01]),
+        (8, [0.03, -0.28, 0.02]),
+        (1, [0.02, -0.185, 0.0]),
+        (1, [0.1, -0.31, -0.04]),
+        (6, [-0.35, 0.05, 0.03]),
+        (1, [-0.29, 0.11, 0.1]),
+        (1, [-0.41, -0.02, 0.09]),
+        (1, [-0.29, -0.01, -0.04]),
+        (1, [-0.41, 0.12, -0.03]),
+    ];
+    let types: Vec<u32> = molecules.iter().map(|m| m.0).collect();
+    let x: Vec<f64> = molecules.iter().flat_map(|m| m.1).collect();
+    let json = format!(r#"{{"model": "ani2x:weights={}", "types": {types:?}}}"#, weights.display());
+    let model = Opened::new(&json);
+    let (mut forces, mut energy, mut virial) = (vec![0.0; x.len()], [0.0], [0.0; 9]);
+    let batch = sf::Batch { size: size_of::<sf::Batch>(), structures: 1, positions: x.as_ptr(), cells: ptr::null() };
+    let results = sf::BatchResults {
+        size: size_of::<sf::BatchResults>(),
+        forces: forces.as_mut_ptr(),
+        energy: energy.as_mut_ptr(),
+        virial: virial.as_mut_ptr(),
+        atom_energy: ptr::null_mut(),
+        energy_deviation: ptr::null_mut(),
+        force_deviation: ptr::null_mut(),
+    };
+    // SAFETY: all pointers have the lengths that the header asks for.
+    assert_eq!(unsafe { sf::scorefield_evaluate(model.0, &batch, &results) }, 0, "{}", last_error());
+    // Anywhere in a box that is large enough, also across its faces.
+    let side = 3.0;
+    for (slabs, shift) in [(1, [1.5; 3]), (2, [1.5; 3]), (3, [0.05, 2.9, 0.0]), (2, [0.1, 0.2, 2.95])] {
+        let moved: Vec<f64> = x.iter().enumerate().map(|(k, x)| (x + shift[k % 3]).rem_euclid(side)).collect();
+        let (parts, sum, stress) = by_domains(&model, &moved, &types, side, slabs);
+        assert!((sum / energy[0] - 1.0).abs() < 1e-12, "{sum} {energy:?}");
+        assert_close(&parts, &forces, 1e-9);
+        assert_close(&stress, &virial, 1e-8);
+    }
+    let unknown = Opened::new(&json.replace("[8,", "[9,"));
+    assert!(by_domains(&unknown, &x.iter().map(|x| x + 1.5).collect::<Vec<_>>(), &types, side, 1).1.is_finite());
+}

@@ -38,6 +38,13 @@ impl Lammps {
     fn start(&self, processes: usize, units: &str, forces: &str) -> Output {
         let file = self.directory.path().join("forces");
         std::fs::write(&file, forces).unwrap();
+        let dt = if units == "metal" { "0.002" } else { "2.0" };
+        let variables = [("units", units), ("dt", dt), ("lattice", "5.3"), ("forces", file.to_str().unwrap())];
+        self.run_file(processes, &here().join("../lammps/in.lj"), &variables)
+    }
+
+    /// Runs an input file.
+    fn run_file(&self, processes: usize, input: &Path, variables: &[(&str, &str)]) -> Output {
         let lmp = self.peers.join("bin/lmp");
         let mut command = match processes {
             1 => Command::new(lmp),
@@ -47,9 +54,7 @@ impl Lammps {
                 command
             }
         };
-        let dt = if units == "metal" { "0.002" } else { "2.0" };
-        let variables = [("units", units), ("dt", dt), ("lattice", "5.3"), ("forces", file.to_str().unwrap())];
-        command.args(["-log", "none", "-in"]).arg(here().join("../lammps/in.lj"));
+        command.args(["-log", "none", "-in"]).arg(input);
         for (name, value) in variables {
             command.args(["-var", name, value]);
         }
@@ -58,7 +63,10 @@ impl Lammps {
 
     /// The table it printed.
     fn table(&self, processes: usize, units: &str, forces: &str) -> Vec<Vec<f64>> {
-        let out = self.start(processes, units, forces);
+        self.table_of(&self.start(processes, units, forces))
+    }
+
+    fn table_of(&self, out: &Output) -> Vec<Vec<f64>> {
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
         let rows = text.lines().skip_while(|l| !l.trim_start().starts_with("Step")).skip(1).take_while(|l| !l.starts_with("Loop time"));
@@ -108,4 +116,39 @@ fn lammps_says_what_cannot_be() {
     refused(1, "lj", &lammps.ours(ARGON), "units metal or real");
     refused(1, "metal", &lammps.ours(ARGON).replace("Ar Ar", "Ar Qq"), "Qq is no element");
     refused(1, "metal", &lammps.ours(ARGON).replace("Ar Ar", "Ar"), "for each of the 2 atom types");
+}
+
+/// Water from a learned potential, domain by domain: two processes do what one does, and the total energy stays.
+#[test]
+fn lammps_conserves_energy_with_ani() {
+    let Some(weights) = crate::domains::reference("weights/ani/ani2x_8x_hcnof.safetensors") else { return };
+    let Some(lammps) = Lammps::new() else { return };
+    let water = [(1, [0.0, 0.0, 0.0]), (2, [0.757, 0.586, 0.0]), (2, [-0.757, 0.586, 0.0])];
+    let rows: Vec<String> = (0..24)
+        .map(|i| {
+            let (molecule, (kind, x)) = (i / 3, water[i % 3]);
+            let cell = [molecule % 2, molecule / 2 % 2, molecule / 4].map(|k| 4.0 * k as f64 + 1.0);
+            // Every second molecule is turned by a right angle.
+            let [x, y, z] = if molecule % 2 == 0 { x } else { [x[1], x[2], x[0]] };
+            format!("{} {kind} {} {} {}", i + 1, cell[0] + x, cell[1] + y, cell[2] + z)
+        })
+        .collect();
+    let head =
+        "water\n\n24 atoms\n2 atom types\n0 8 xlo xhi\n0 8 ylo yhi\n0 8 zlo zhi\n\nMasses\n\n1 15.999\n2 1.008\n\nAtoms # atomic\n\n";
+    std::fs::write(lammps.directory.path().join("data.water"), format!("{head}{}\n", rows.join("\n"))).unwrap();
+    let model = format!("ani2x:weights={}", weights.display());
+    let input = lammps.directory.path().join("in.water");
+    let forces = plugin_lines(&lammps.plugin, &model).replace("Ar Ar", "O H");
+    let text = format!(
+        "units metal\natom_style atomic\nread_data data.water\n{forces}neighbor 1.0 bin\nvelocity all create 300 4711 loop geom\n\
+         fix 1 all nve\nthermo 20\nthermo_style custom step pe etotal\nthermo_modify format float %.15g\ntimestep 0.0002\nrun 200\n"
+    );
+    std::fs::write(&input, text).unwrap();
+    let tables = [1, 2].map(|processes| lammps.table_of(&lammps.run_file(processes, &input, &[])));
+    let kinetic = tables[0][0][2] - tables[0][0][1];
+    for (one, two) in tables[0].iter().zip(&tables[1]) {
+        assert!((one[1] - two[1]).abs() < 1e-9 * kinetic, "{one:?} {two:?}");
+        assert!((one[2] - tables[0][0][2]).abs() < 2e-3 * kinetic, "{one:?} of {:?}", tables[0][0]);
+    }
+    assert!((tables[0][10][1] - tables[0][0][1]).abs() > 0.01 * kinetic, "nothing moved");
 }

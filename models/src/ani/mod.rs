@@ -15,6 +15,7 @@
 //! may leave elements out; the columns of the first layer are then those of the elements it has.
 
 mod descriptor;
+mod local;
 mod model;
 mod network;
 mod parameters;
@@ -22,6 +23,7 @@ mod provider;
 #[cfg(test)]
 mod tests;
 
+pub use local::AniLocal;
 pub use parameters::AniModel;
 pub use provider::AniProvider;
 

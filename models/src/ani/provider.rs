@@ -1,5 +1,6 @@
 //! The provider: molecules to rows, members to mean and spread.
 
+use super::AniLocal;
 use super::descriptor::{Features, Forces, Molecule, Place, Scratch, Tables};
 use super::model::{Model, PackReal};
 use super::network::{Packed, Pass, most_vectors};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// kJ/mol/nm per hartree/Å.
-const FORCE: f64 = KJ_PER_HARTREE * 10.0;
+pub(super) const FORCE: f64 = KJ_PER_HARTREE * 10.0;
 /// Molecules are worked on together up to this many atoms: enough to hide the reading of weights, few enough that features
 /// stay in cache.
 const ATOMS_PER_CHUNK: usize = 1024;
@@ -95,6 +96,11 @@ impl AniProvider {
             ..Capabilities::potential(model.name.clone())
         };
         Ok(AniProvider { model: Arc::new(model), capabilities, work32: Work::default(), work64: Work::default() })
+    }
+
+    /// The same forces on domains of a larger system.
+    pub fn local(&self) -> AniLocal {
+        AniLocal::new(self.model.clone())
     }
 
     /// Number of networks whose mean is taken.
