@@ -14,8 +14,8 @@
 use crate::error::{Error, Result};
 use scorefield_integrators::units::{Dimension, NM_PER_ANGSTROM};
 use scorefield_integrators::{
-    Batch, Capabilities, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Quantity, Real,
-    Result as ContractResult, System, UnitSystem, View, by_dtype,
+    Batch, Capabilities, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Quantity, Real, Result as ContractResult,
+    System, UnitSystem, View, by_dtype,
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -83,7 +83,10 @@ impl OracleSpec {
             let log = log_range[0] + (log_range[1] - log_range[0]) * n as f64 / (LEVELS - 1) as f64;
             let sigma = log.exp();
             let place = (log - self.mean) / self.deviation;
-            Level { log_weight: -0.5 * place * place + (1.0 / (sigma * sigma)).min(1000.0).ln() - freedom * log, half: -0.5 / (sigma * sigma) }
+            Level {
+                log_weight: -0.5 * place * place + (1.0 / (sigma * sigma)).min(1000.0).ln() - freedom * log,
+                half: -0.5 / (sigma * sigma),
+            }
         });
         let capabilities = Capabilities {
             kind: Kind::PseudoForce,
@@ -192,9 +195,7 @@ impl Oracle {
     /// The nearest structure to `x` (`[N, 3]`, nm, atoms in the order of the structures) and the root-mean-square distance
     /// (nm) from it, without superposition.
     pub fn nearest(&self, x: &[f64]) -> (usize, f64) {
-        let square = |m: usize| -> f64 {
-            self.reference.structure(m).iter().zip(x).map(|(a, b)| (NM_PER_ANGSTROM * a - b).powi(2)).sum()
-        };
+        let square = |m: usize| -> f64 { self.reference.structure(m).iter().zip(x).map(|(a, b)| (NM_PER_ANGSTROM * a - b).powi(2)).sum() };
         let best = (0..self.reference.count()).map(|m| (m, square(m))).min_by(|a, b| a.1.total_cmp(&b.1));
         let (m, square) = best.unwrap_or((0, f64::NAN));
         (m, (square / self.reference.types.len() as f64).sqrt())

@@ -113,8 +113,7 @@ impl ShapePredictor {
             let mut reach = 0;
             let pooled = loop {
                 let (low, high) = (atoms.saturating_sub(reach), atoms + reach);
-                let points: Vec<Vector3<f64>> =
-                    shapes.range(low.max(2)..=high).flat_map(|(_, s)| s).map(|s| Vector3::from(*s)).collect();
+                let points: Vec<Vector3<f64>> = shapes.range(low.max(2)..=high).flat_map(|(_, s)| s).map(|s| Vector3::from(*s)).collect();
                 if points.len() >= POOL || (reach > 0 && high - low > 64) {
                     break (low, high, points);
                 }
@@ -194,8 +193,13 @@ impl ShapePredictor {
             pooled: s.pooled,
             components: s.mixture.components().iter().map(component).collect(),
         });
-        let file =
-            File { format: FORMAT.into(), source: self.source.clone(), command: command.into(), length: "A".into(), sizes: sizes.collect() };
+        let file = File {
+            format: FORMAT.into(),
+            source: self.source.clone(),
+            command: command.into(),
+            length: "A".into(),
+            sizes: sizes.collect(),
+        };
         // Plain numbers and text; nothing in them can fail.
         let mut text = serde_json::to_string(&file).unwrap_or_default().replace("{\"atoms\"", "\n{\"atoms\"");
         text.push('\n');
@@ -207,9 +211,20 @@ impl ShapePredictor {
     /// # Errors
     /// Where it cannot be read, is of another kind, or a number is out of range.
     pub fn read(file: &Path) -> Result<Self> {
+        Self::parse(file, &crate::spec::read_text(file, MAX_BYTES)?)
+    }
+
+    /// The predictor that was fitted to QM9, which comes with the program.
+    ///
+    /// # Errors
+    /// None, but that of a damaged program.
+    pub fn qm9() -> Result<Self> {
+        Self::parse(Path::new("data/models/qm9/shape.json"), include_str!("../../../data/models/qm9/shape.json"))
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self> {
         let fail = |reason: String| Error::File { file: file.to_owned(), reason };
-        let text = crate::spec::read_text(file, MAX_BYTES)?;
-        let parsed: File = serde_json::from_str(&text).map_err(|e| fail(format!("it is no shape predictor: {e}")))?;
+        let parsed: File = serde_json::from_str(text).map_err(|e| fail(format!("it is no shape predictor: {e}")))?;
         if parsed.format != FORMAT || parsed.length != "A" {
             return Err(fail(format!("its format is `{}` in `{}`, not `{FORMAT}` in `A`", parsed.format, parsed.length)));
         }
