@@ -4,6 +4,7 @@ mod cli;
 mod consistency;
 mod device;
 mod ensemble;
+mod generation;
 mod peers;
 mod physics;
 mod restart;
