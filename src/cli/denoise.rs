@@ -1,6 +1,6 @@
 //! `scorefield denoise`: noisy structures to the structures that a model of pseudo-forces takes them for.
 
-use super::denoising::{Denoising, SamplerFlags, check_writable, freeze, molecules, precision, thaw, write_table};
+use super::denoising::{Denoising, Output, SamplerFlags, check_writable, freeze, molecules, precision, thaw, write_table};
 use super::input::{Frame, FrameFlags, FrameStream, Model, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
@@ -130,7 +130,7 @@ pub(super) fn run(flags: DenoiseFlags, runtime: &Runtime) -> Result<Outcome> {
         write_frames(path, None, &steps)?;
         runtime.say(format_args!("wrote {}: {} frames", path.display(), steps.len()));
     }
-    let outcome = run.finish(&generated, &interrupt, &clean, flags.output.as_deref())?;
+    let outcome = run.finish(&generated, &interrupt, &clean, flags.output.as_deref().map_or(Output::None, Output::File))?;
     if !model.capabilities().needs_noise_level && !clean.is_empty() {
         let done = generated.results.iter().filter_map(|(i, r)| Some((i, r.as_ref().ok()?)));
         let ends: Vec<Job> =

@@ -3,7 +3,7 @@
 use super::input::{Frame, Model, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
-use crate::generation::{self, Generated, Summary};
+use crate::generation::{self, Generated, Summary, Verdicts};
 use crate::io::{Selection, write_atomically, write_frames};
 use crate::signals::Interrupt;
 use anyhow::Result;
@@ -158,6 +158,22 @@ pub(super) fn numbers<const N: usize>(flag: &str, text: &str) -> Result<[f64; N]
     }
 }
 
+/// Where molecules go.
+#[derive(Clone, Copy)]
+pub(super) enum Output<'a> {
+    None,
+    File(&'a Path),
+    /// A file per molecule, with its number in the name.
+    Numbered(&'a Path),
+}
+
+/// `grown.sdf` with a number: `grown-07.sdf`.
+fn numbered(path: &Path, k: usize, of: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+    path.with_file_name(format!("{stem}-{k:0width$}{extension}", width = of.to_string().len()))
+}
+
 /// One run of a sampler.
 pub(super) struct Denoising<'a> {
     pub(super) runtime: &'a Runtime,
@@ -216,18 +232,32 @@ impl Denoising<'_> {
     ///
     /// # Errors
     /// Where a file cannot be written, or nothing came out.
-    pub(super) fn finish(&self, generated: &Generated, interrupt: &Interrupt, frames: &[Frame], output: Option<&Path>) -> Result<Outcome> {
-        if let Some(path) = output
-            && !frames.is_empty()
-        {
-            write_frames(path, None, frames)?;
-            show_file_warnings(self.runtime);
-        }
-        print(Summary::new(describe(&self.spec), self.count, generated, self.from_structures))?;
+    pub(super) fn finish(&self, generated: &Generated, interrupt: &Interrupt, frames: &[Frame], output: Output<'_>) -> Result<Outcome> {
         match output {
-            Some(path) if !frames.is_empty() => self.runtime.say(format_args!("wrote {}", path.display())),
-            Some(path) => self.runtime.warn(format_args!("{} is not written: there is no molecule", path.display())),
-            None => {}
+            Output::File(path) if !frames.is_empty() => write_frames(path, None, frames)?,
+            Output::Numbered(path) => {
+                for (k, frame) in frames.iter().enumerate() {
+                    write_frames(numbered(path, k + 1, frames.len()), None, std::slice::from_ref(frame))?;
+                }
+            }
+            _ => {}
+        }
+        show_file_warnings(self.runtime);
+        let mut summary = Summary::new(describe(&self.spec), self.count, generated, self.from_structures);
+        if !frames.is_empty() {
+            summary.verdicts = Some(Verdicts::of(frames.iter().map(|f| (&f.system.types[..], &f.positions[..]))));
+        }
+        print(summary)?;
+        match output {
+            Output::None => {}
+            Output::File(path) | Output::Numbered(path) if frames.is_empty() => {
+                self.runtime.warn(format_args!("{} is not written: there is no molecule", path.display()));
+            }
+            Output::File(path) => self.runtime.say(format_args!("wrote {}", path.display())),
+            Output::Numbered(path) => {
+                let name = |k| numbered(path, k, frames.len());
+                self.runtime.say(format_args!("wrote {} to {}", name(1).display(), name(frames.len()).display()));
+            }
         }
         if interrupt.requested() && (generated.tally.taken < self.count || generated.tally.unfinished > 0) {
             self.runtime.warn(format_args!(

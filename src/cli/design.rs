@@ -1,19 +1,19 @@
 //! `scorefield design`: new atoms grown on a structure that stays.
 
-use super::denoising::{Denoising, SamplerFlags, check_writable, molecules, numbers, precision, thaw, write_table};
+use super::denoising::{Denoising, Output, SamplerFlags, check_writable, molecules, numbers, precision, thaw, write_table};
 use super::generate::blob_size;
 use super::input::{Frame, Model, show_file_warnings};
 use super::{Outcome, Runtime};
 use crate::error::{Error, usage};
 use crate::generation::{formula, molecule, parse_formula};
-use crate::io::{IoError, Selection, read_structure, subsystem, write_frames};
+use crate::io::{IoError, Selection, read_structure, subsystem};
 use anyhow::Result;
 use scorefield_integrators::denoise::{Blob, Prior};
 use scorefield_integrators::stream::Job;
 use scorefield_integrators::units::NM_PER_ANGSTROM;
 use scorefield_integrators::{Batch, Noise, Quantity, System};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 const EXAMPLES: &str = "\
@@ -115,25 +115,8 @@ pub(super) fn run(flags: DesignFlags, runtime: &Runtime) -> Result<Outcome> {
     if let Some(path) = &flags.table {
         write_table(path, &generated)?;
     }
-    if flags.numbered != Some(true) {
-        return run.finish(&generated, &interrupt, &candidates, Some(output));
-    }
-    for (k, candidate) in candidates.iter().enumerate() {
-        write_frames(numbered(output, k + 1, candidates.len()), None, std::slice::from_ref(candidate))?;
-    }
-    let outcome = run.finish(&generated, &interrupt, &[], None)?;
-    if !candidates.is_empty() {
-        let name = |k| numbered(output, k, candidates.len());
-        runtime.say(format_args!("wrote {} to {}", name(1).display(), name(candidates.len()).display()));
-    }
-    Ok(outcome)
-}
-
-/// `grown.sdf` with a number: `grown-07.sdf`.
-fn numbered(path: &Path, k: usize, of: usize) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-    path.with_file_name(format!("{stem}-{k:0width$}{extension}", width = of.to_string().len()))
+    let output = if flags.numbered == Some(true) { Output::Numbered(output) } else { Output::File(output) };
+    run.finish(&generated, &interrupt, &candidates, output)
 }
 
 fn selection(flag: &str, text: &str, frame: &Frame) -> Result<Vec<usize>> {

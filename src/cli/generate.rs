@@ -1,6 +1,6 @@
 //! `scorefield sample` with pseudo-forces: molecules of given compositions and shapes from noise.
 
-use super::denoising::{Denoising, check_writable, freeze, molecules, thaw, write_table};
+use super::denoising::{Denoising, Output, check_writable, freeze, molecules, thaw, write_table};
 use super::input::{Frame, FrameStream, Model, show_file_warnings};
 use super::sample::SampleFlags;
 use super::{Outcome, Runtime};
@@ -148,7 +148,7 @@ pub(super) fn run(flags: &SampleFlags, spec: &str, output: &Path, runtime: &Runt
     if let Some(path) = &what.table {
         write_table(path, &generated)?;
     }
-    run.finish(&generated, &interrupt, &frames, Some(output))
+    run.finish(&generated, &interrupt, &frames, Output::File(output))
 }
 
 fn free(system: &System) -> usize {

@@ -4,4 +4,4 @@ mod formula;
 mod run;
 
 pub use formula::{Compositions, formula, molecule, parse_formula};
-pub use run::{Generated, Summary, denoise, noise_levels, record};
+pub use run::{Generated, Summary, Verdicts, denoise, noise_levels, record};

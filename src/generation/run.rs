@@ -5,6 +5,7 @@ use scorefield_integrators::denoise::{Denoised, Denoiser, denoise_all};
 use scorefield_integrators::propagator::Context;
 use scorefield_integrators::stream::{Job, StreamOptions, Tally};
 use scorefield_integrators::{Batch, DType, ForceProvider, Input, Noise, Output, Progress, State, Want};
+use scorefield_models::molecule::{Convention, Perceiver, Verdict};
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -105,6 +106,56 @@ pub struct Summary {
     total: f64,
     /// Whether the start means something: structures, not noise.
     pub from_structures: bool,
+    /// What the molecules are worth, where that was looked at.
+    pub verdicts: Option<Verdicts>,
+}
+
+/// How many structures are molecules (RDKit's DetermineBonds, atoms may be charged).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// One connected molecule without unpaired electrons.
+    pub valid: usize,
+    /// In several pieces.
+    pub disconnected: usize,
+    /// With unpaired electrons.
+    pub radical: usize,
+    /// No molecule at all.
+    pub none: usize,
+}
+
+impl Verdicts {
+    /// Judges structures: atomic numbers `[N]` and positions `[N, 3]` in nm.
+    pub fn of<'a>(structures: impl IntoIterator<Item = (&'a [u32], &'a [f64])>) -> Self {
+        let mut perceiver = Perceiver::new();
+        let mut verdicts = Verdicts::default();
+        for (elements, positions) in structures {
+            *match Verdict::of(&mut perceiver, elements, positions, Convention::default()) {
+                Verdict::Valid(_) => &mut verdicts.valid,
+                Verdict::Disconnected(_) => &mut verdicts.disconnected,
+                Verdict::Radical(_) => &mut verdicts.radical,
+                Verdict::NotPerceived(_) => &mut verdicts.none,
+            } += 1;
+        }
+        verdicts
+    }
+}
+
+impl fmt::Display for Verdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.valid + self.disconnected + self.radical + self.none;
+        let share = |n: usize| 100.0 * n as f64 / all.max(1) as f64;
+        // Of n independent molecules.
+        let p = self.valid as f64 / all.max(1) as f64;
+        let error = 100.0 * (p * (1.0 - p) / all.max(1) as f64).sqrt();
+        write!(
+            f,
+            "valid {:.1} ± {error:.1} %, in pieces {:.1} %, radical {:.1} %, no molecule {:.1} %",
+            share(self.valid),
+            share(self.disconnected),
+            share(self.radical),
+            share(self.none)
+        )
+    }
 }
 
 impl Summary {
@@ -113,7 +164,7 @@ impl Summary {
         let done: Vec<&Denoised> = generated.results.iter().filter_map(|r| r.1.as_ref().ok()).collect();
         let n = done.len().max(1) as f64;
         let evaluations = || done.iter().map(|d| d.evaluations as f64);
-        let total: f64 = evaluations().sum();
+        let total: f64 = evaluations().fold(0.0, |a, b| a + b);
         let mean = |f: fn(&Denoised) -> f64| done.iter().map(|d| f(d)).sum::<f64>() / n;
         Summary {
             sampler,
@@ -127,6 +178,7 @@ impl Summary {
             seconds: generated.time.as_secs_f64(),
             total,
             from_structures,
+            verdicts: None,
         }
     }
 }
@@ -134,21 +186,19 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [mean, least, most] = if self.converged + self.unconverged > 0 { self.evaluations } else { [0.0; 3] };
+        writeln!(f, "{:>9}  {:>10}  {:>13}  {:>8}  {:>24}", "molecules", "converged", "not converged", "failed", "evaluations (min, max)")?;
         writeln!(
             f,
-            "{:>10}  {:>10}  {:>10}  {:>13}  {:>10}  {:>24}",
-            "", "molecules", "converged", "not converged", "not finite", "evaluations (min, max)"
-        )?;
-        writeln!(
-            f,
-            "{:>10}  {:>10}  {:>10}  {:>13}  {:>10}  {:>24}",
-            "",
+            "{:>9}  {:>10}  {:>13}  {:>8}  {:>24}",
             self.asked,
             self.converged,
             self.unconverged,
             self.failed,
             format!("{mean:.1} ({least:.0}, {most:.0})")
         )?;
+        if let Some(verdicts) = &self.verdicts {
+            writeln!(f, "{verdicts}")?;
+        }
         if self.from_structures {
             writeln!(
                 f,
