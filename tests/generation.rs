@@ -93,13 +93,13 @@ fn scaffolds_stay_and_the_rest_grows() {
         std::fs::write(&ring, content).unwrap();
     };
     // The file's elements are in the order of the isomers, so that added hydrogens come last as they do there.
-    write(0..9);
-    let grow = ["design", &text(&ring), "--model", ORACLE, "--add", "H5", "--at", "0,0,0", "--blob", "2 A", "-n", "5"];
+    write(0..12);
+    let grow = ["design", &text(&ring), "--model", ORACLE, "--add", "H2", "--at", "0,0,0", "--blob", "1.5 A", "-n", "5"];
     succeed(&[&grow[..], &["--steps", "32", "--quiet", "-o", &text(&out)]].concat());
     let (_, grown) = read(&out);
     assert_eq!(grown.len(), 5);
     for x in &grown {
-        assert!(x[..27].iter().zip(&isomers[2]).all(|(a, b)| (a - b).abs() < 1e-9), "the scaffold moved");
+        assert!(x[..36].iter().zip(&isomers[2]).all(|(a, b)| (a - b).abs() < 1e-9), "the scaffold moved");
         assert!(distance(x) < 0.05, "{}", distance(x));
     }
     // Atoms taken off are where new ones begin; a file per candidate.

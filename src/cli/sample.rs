@@ -66,7 +66,8 @@ pub(super) struct SampleFlags {
 /// True for every provider but the weights of a diffusion model of one system, also where these cannot be read.
 fn draws_molecules(spec: &str) -> bool {
     let path = Path::new(spec.trim());
-    let file = !spec.contains(':') && path.extension().is_some_and(|e| e == "safetensors");
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let file = !spec.contains(':') && (extension == "safetensors" || (path.is_file() && extension != "toml"));
     !file || WeightsFile::read(path).is_ok_and(|w| w.metadata().architecture != scoremd::model::ARCHITECTURE)
 }
 
