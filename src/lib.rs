@@ -10,6 +10,7 @@ pub mod consistency;
 pub mod dataset;
 pub mod embed;
 pub mod error;
+pub mod generation;
 pub mod io;
 pub mod report;
 pub mod runtime;

@@ -1,6 +1,7 @@
 //! Steps allocate nothing: a counting allocator watches propagators at work. A binary of its own, because the allocator is
 //! the whole process's, and a single test, so that nothing else runs beside it.
 
+use scorefield_integrators::denoise::{DenoiseSpec, Prior, Sampler};
 use scorefield_integrators::dynamics::draw_velocities;
 use scorefield_integrators::relax::RelaxSpec;
 use scorefield_integrators::state::Cell as PeriodicCell;
@@ -222,6 +223,30 @@ impl Propagator for Boxed {
     }
 }
 
+/// Allocations of 20 denoising steps of four molecules that are pulled into shape.
+fn denoising(name: &str, dtype: DType) -> u64 {
+    let mut provider = parse_spec("gpff-oracle:tests/data/gpff/c4h7no2.xyz").unwrap().build().unwrap().provider;
+    let types = [[6; 4].as_slice(), &[7, 8, 8], &[1; 7]].concat();
+    let system = Arc::new(System { types, ..System::particles("isomer", 14, 1.0) });
+    let batch = Batch::uniform(system.clone(), 4, 0).unwrap();
+    let noise = Noise::new(1);
+    let mut positions = vec![0.0; 4 * 42];
+    for (id, x) in positions.chunks_exact_mut(42).enumerate() {
+        Prior::Isotropic { sigma: 3.0 }.draw(&system, noise, id as u32, x);
+    }
+    let mut state = State::at_rest(&batch, &positions, dtype).unwrap();
+    let mut out = Output::new(&batch, dtype, Want::FORCES);
+    let spec = DenoiseSpec { sampler: Sampler::named(name).unwrap(), steps: 64, ..DenoiseSpec::default() };
+    let targets = Arc::new(|_| Some([0.03, 0.01, 0.005]));
+    let mut propagator = spec.resolve(provider.capabilities()).unwrap().with_targets(targets).propagator();
+    let mut ctx = Context { batch: &batch, state: &mut state, provider: provider.as_mut(), out: &mut out, noise };
+    propagator.prepare(&mut ctx).unwrap();
+    propagator.step(&mut ctx).unwrap();
+    let count = allocations(|| (0..20).for_each(|_| propagator.step(&mut ctx).unwrap()));
+    assert!(propagator.progress(4).contains(&Progress::Running), "nothing was watched");
+    count
+}
+
 #[test]
 fn steps_allocate_nothing() {
     watch(true);
@@ -276,6 +301,11 @@ fn steps_allocate_nothing() {
             // Threads that end do as they like.
             pool.broadcast(|_| watch(false));
             note(count, format!("{}, ensemble on {threads} threads", case.name));
+        }
+    }
+    for name in Sampler::NAMES {
+        for dtype in [DType::F32, DType::F64] {
+            note(denoising(name, dtype), format!("{name} in {dtype}"));
         }
     }
     for (preset, threads) in [("muller-brown", 1), ("muller-brown", 2), ("alanine-dipeptide", 1)] {

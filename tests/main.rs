@@ -5,6 +5,7 @@ mod consistency;
 mod device;
 mod ensemble;
 mod farm;
+mod generation;
 mod peers;
 mod physics;
 mod restart;

@@ -5,6 +5,7 @@ pub mod array;
 pub mod batch;
 pub mod constraint;
 pub mod count;
+pub mod denoise;
 pub mod device;
 pub mod dynamics;
 pub mod ensemble;
@@ -19,6 +20,8 @@ pub mod propagator;
 pub mod relax;
 pub mod simd;
 pub mod state;
+pub mod stream;
+pub mod superpose;
 pub mod system;
 pub mod units;
 

@@ -23,6 +23,14 @@ pub enum Purpose {
     Prior = 6,
     /// Noise of a reverse diffusion.
     Diffusion = 7,
+    /// Noise that a denoising step adds.
+    Denoising = 8,
+    /// Noise added before a denoising step (churn).
+    Churn = 9,
+    /// Which composition a generated molecule has.
+    Composition = 10,
+    /// Which shape a generated molecule is to have.
+    Shape = 11,
     /// Acceptance of trial moves.
     Metropolis = 15,
     /// Which frames are kept as training data, and in what order they are used.

@@ -10,6 +10,7 @@ pub mod ani;
 pub mod combine;
 pub mod error;
 pub mod external;
+pub mod gpff;
 pub mod local;
 mod matrix;
 pub mod mechanics;

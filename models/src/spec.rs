@@ -23,6 +23,7 @@ use crate::ani::{AniModel, AniProvider, AniSpec};
 use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
+use crate::gpff::oracle::OracleSpec;
 use crate::local::LocalForces;
 use crate::mechanics::Mechanics;
 use crate::remote::{Open, RemoteSpec, nobody};
@@ -79,6 +80,8 @@ pub enum ProviderSpec {
     So3lr(So3lrSpec),
     /// A diffusion model's score.
     Scoremd(ScoreSpec),
+    /// The exact pseudo-force field of a few structures.
+    GpffOracle(OracleSpec),
     /// A learned model from its weights.
     Weights {
         /// The safetensors file.
@@ -299,6 +302,17 @@ const KINDS: &[KindInfo] = &[
         ],
     },
     KindInfo {
+        name: "gpff-oracle",
+        aliases: &[],
+        summary: "the exact pseudo-force field of the structures in a file: a standard for samplers; short form gpff-oracle:FILE.xyz",
+        parameters: &[
+            parameter("file", "", "XYZ file of structures of one composition"),
+            parameter("stiffness", "", "stiffness k, by default `1 eV/A^2`"),
+            parameter("mean", "-1.2", "mean of ln(sigma/A) in training"),
+            parameter("deviation", "1.2", "its standard deviation"),
+        ],
+    },
+    KindInfo {
         name: "weights",
         aliases: &[],
         summary: "a learned model; short form FILE.safetensors",
@@ -371,6 +385,13 @@ pub fn parse_spec(text: &str) -> Result<ProviderSpec> {
             return Err(Error::spec(text, "the file is missing; write `mm:FILE.xml`"));
         }
         return Ok(ProviderSpec::Mm { file: file.into() });
+    }
+    if let Some(file) = text.strip_prefix("gpff-oracle:").filter(|rest| !rest.contains('=')) {
+        let file = file.trim();
+        if file.is_empty() {
+            return Err(Error::spec(text, "the file is missing; write `gpff-oracle:FILE.xyz`"));
+        }
+        return Ok(ProviderSpec::GpffOracle(OracleSpec::of(file)));
     }
     if let Some(command) = text.strip_prefix("external:") {
         // A command may hold any character, so all of the rest is the command.
@@ -498,6 +519,7 @@ impl ProviderSpec {
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. }) => *file = folder.join(&*file),
+            ProviderSpec::GpffOracle(s) => s.file = folder.join(&s.file),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
                 inner.iter_mut().for_each(|s| s.resolve_paths(folder));
             }
@@ -604,6 +626,7 @@ impl ProviderSpec {
                 reason: format!("these are weights of SO3LR; write `so3lr:weights={}`", file.display()),
             }),
             ProviderSpec::Scoremd(s) => Ok(score(s.build()?)),
+            ProviderSpec::GpffOracle(s) => Ok(alone(s.build()?)),
             ProviderSpec::Weights { file } => {
                 let weights = WeightsFile::read(file)?;
                 if weights.metadata().architecture == crate::scoremd::model::ARCHITECTURE {

@@ -3,14 +3,19 @@
 
 mod consistency;
 mod convert;
+mod denoise;
+mod denoising;
+mod design;
 mod drive;
 mod evaluate;
 mod exchange;
+mod generate;
 mod info;
 mod input;
 mod models;
 mod relax;
 mod sample;
+mod shape;
 mod simulate;
 mod train;
 
@@ -46,6 +51,9 @@ enum Command {
     Exchange(ExchangeFlags),
     Relax(relax::RelaxFlags),
     Sample(sample::SampleFlags),
+    Denoise(denoise::DenoiseFlags),
+    Design(design::DesignFlags),
+    Shape(shape::ShapeFlags),
     Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
     Models(models::ModelsFlags),
@@ -99,6 +107,9 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Exchange(args) => start(args, global, exchange::run),
         Command::Relax(flags) => start(flags, global, relax::run),
         Command::Sample(flags) => start(flags, global, sample::run),
+        Command::Denoise(flags) => start(flags, global, denoise::run),
+        Command::Design(flags) => start(flags, global, design::run),
+        Command::Shape(flags) => start(flags, global, shape::run),
         Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
         Command::Models(flags) => start(flags, global, models::run),

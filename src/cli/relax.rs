@@ -4,10 +4,12 @@ use super::evaluate::periodic_remedy;
 use super::input::{Frame, FrameFlags, FrameStream, Model, inspect_overlaps, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
+use crate::generation::noise_levels;
 use crate::io::{Selection, write_atomically, write_frames};
 use crate::signals::Interrupt;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use scorefield_integrators::denoise::DenoiseSpec;
 use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec, Relaxed, Tally, relax_all};
 use scorefield_integrators::{Batch, DType, Kind, Progress, Quantity};
 use serde::{Deserialize, Serialize};
@@ -210,8 +212,12 @@ impl Relaxation<'_> {
         bar.finish_and_clear();
         let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         let interrupted = interrupt.requested() && (tally.taken < self.frames.len() || tally.unfinished > 0);
+        let time = start.elapsed();
         self.write(&results)?;
-        print(self.summary(&results, &tally, start.elapsed()))?;
+        print(self.summary(&results, &tally, time))?;
+        if let Some(line) = self.noise_levels(&results)? {
+            print(line)?;
+        }
         for path in [&self.flags.out, &self.flags.table].into_iter().flatten() {
             self.runtime.say(format_args!("wrote {}", path.display()));
         }
@@ -243,6 +249,27 @@ impl Relaxation<'_> {
             [] => Ok(Outcome::Done),
             _ => Err(Error::Run(complaints.join("; ")).into()),
         }
+    }
+
+    /// With pseudo-forces of known stiffness: how noisy the structures were and are.
+    fn noise_levels(&self, results: &[(usize, scorefield_integrators::Result<Relaxed>)]) -> Result<Option<String>> {
+        let Ok(denoiser) = DenoiseSpec::default().resolve(self.model.capabilities()) else { return Ok(None) };
+        let done: Vec<&Relaxed> = results.iter().filter_map(|r| r.1.as_ref().ok()).collect();
+        if done.is_empty() || self.model.is_reduced() {
+            return Ok(None);
+        }
+        let mean = |positions: &dyn Fn(&Relaxed) -> Vec<f64>| -> Result<f64> {
+            let job = |r: &&Relaxed| {
+                let frame = &self.frames[r.index];
+                Job { system: frame.system.clone(), positions: positions(r), cell: frame.cell }
+            };
+            let jobs: Vec<Job> = done.iter().map(job).collect();
+            let dtype = self.runtime.dtype.unwrap_or(DType::F64);
+            let levels = noise_levels(&jobs, self.model.provider(), &denoiser, dtype)?;
+            Ok(10.0 * levels.iter().sum::<f64>() / levels.len() as f64)
+        };
+        let (before, after) = (mean(&|r| self.frames[r.index].positions.clone())?, mean(&|r| r.positions.clone())?);
+        Ok(Some(format!("noise level σ̂ {before:.4} Å before, {after:.4} Å after (means)")))
     }
 
     fn progress_bar(&self) -> ProgressBar {

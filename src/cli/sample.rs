@@ -1,5 +1,8 @@
-//! `scorefield sample`: independent samples of a trained model.
+//! `scorefield sample`: independent samples of a trained model. What a sample is depends on the model: here those of one
+//! system (ScoreMD), in `generate` molecules of any composition (pseudo-forces).
 
+use super::denoising::SamplerFlags;
+use super::generate::{self, MoleculeFlags};
 use super::input::{Frame, Model};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
@@ -13,6 +16,7 @@ use scorefield_integrators::DType;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_models::scoremd;
 use scorefield_models::scoremd::sampler::{Method, Settings};
+use scorefield_models::weights::WeightsFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,9 +27,13 @@ const EXAMPLES: &str = "\
 Examples:
   scorefield sample --model model.safetensors -n 1000 -o samples.dcd
   scorefield sample --model model.safetensors -n 10000 --sampler heun --steps 200 -o samples.npy
+  scorefield sample --model gpff.safetensors --formula C7H10O2 -n 100 -o molecules.sdf
+  scorefield sample --model gpff.safetensors --compositions qm9.xyz --shape rod --sampler sdd --steps 64 -o rods.xyz
+  scorefield sample --model gpff.safetensors --scaffold phenol.sdf --frozen 'not type H' -n 20 -o phenols.sdf
   scorefield consistency --reference reference.dcd --topology beads.pdb --samples samples.dcd --simulation run
 
-The published sampler is em with 1000 steps. Files: any trajectory format, or .npy, .npz and .safetensors of [n, N, 3] in nm
+Models of pseudo-forces generate molecules of any composition. Diffusion models of one system draw its configurations; their
+published sampler is em with 1000 steps, and their files: any trajectory format, or .npy, .npz and .safetensors of [n, N, 3] in nm
 ([n, D] for toys). A trajectory gets the model's beads as a PDB beside it.";
 
 /// Draw independent samples from a trained model
@@ -33,24 +41,34 @@ The published sampler is em with 1000 steps. Files: any trajectory format, or .n
 #[serde(rename_all = "kebab-case", default)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SampleFlags {
-    /// Weights of the model
-    #[arg(long, value_name = "FILE")]
-    pub(super) model: Option<PathBuf>,
+    /// Weights of the model, or another force provider of pseudo-forces
+    #[arg(long, value_name = "SPEC")]
+    pub(super) model: Option<String>,
     /// Number of samples [default: 1000]
     #[arg(long, short = 'n', value_name = "N")]
     pub(super) count: Option<u32>,
     /// File for the samples
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// em (reverse diffusion), pc (with a Langevin corrector), ode or heun (probability flow) [default: em]
-    #[arg(long, value_name = "NAME", value_parser = method)]
-    pub(super) sampler: Option<Method>,
-    /// Times from noise to data [default: 1000]
-    #[arg(long, value_name = "N")]
-    pub(super) steps: Option<usize>,
     /// Leave out the noise of the last step and return the mean of the clean data
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
     pub(super) denoise: Option<bool>,
+    /// What molecules.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(super) molecules: MoleculeFlags,
+    /// How.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(super) sampler: SamplerFlags,
+}
+
+/// True for every provider but the weights of a diffusion model of one system, also where these cannot be read.
+fn draws_molecules(spec: &str) -> bool {
+    let path = Path::new(spec.trim());
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let file = !spec.contains(':') && (extension == "safetensors" || (path.is_file() && extension != "toml"));
+    !file || WeightsFile::read(path).is_ok_and(|w| w.metadata().architecture != scoremd::model::ARCHITECTURE)
 }
 
 fn method(text: &str) -> Result<Method, String> {
@@ -65,13 +83,25 @@ const MOST: usize = 1 << 28;
 /// # Errors
 /// Where flags or weights are wrong, a sample is not finite, or the file cannot be written.
 pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
-    let (Some(file), Some(output)) = (&flags.model, &flags.output) else {
+    let (Some(spec), Some(output)) = (&flags.model, &flags.output) else {
         return usage("--model and --output are needed, for example `scorefield sample --model model.safetensors -o samples.dcd`")?;
     };
+    if draws_molecules(spec) {
+        if flags.denoise.is_some() {
+            return usage("--denoise is a setting of diffusion models of one system; samplers of pseudo-forces end without noise")?;
+        }
+        return generate::run(&flags, spec, output, runtime);
+    }
+    if flags.molecules != MoleculeFlags::default()
+        || flags.sampler != (SamplerFlags { sampler: flags.sampler.sampler.clone(), steps: flags.sampler.steps, ..SamplerFlags::default() })
+    {
+        return usage(format!("{spec} is a diffusion model of one system: only --sampler, --steps and --denoise say how it is sampled"))?;
+    }
+    let file = &PathBuf::from(spec);
     let default = Settings::default();
     let settings = Settings {
-        method: flags.sampler.unwrap_or(default.method),
-        times: flags.steps.unwrap_or(default.times),
+        method: flags.sampler.sampler.as_deref().map_or(Ok(default.method), method).map_err(|e| Error::Usage(format!("--sampler: {e}")))?,
+        times: flags.sampler.steps.map_or(default.times, |n| n as usize),
         denoise: flags.denoise.unwrap_or(default.denoise),
         ..default
     };

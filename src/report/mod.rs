@@ -5,6 +5,7 @@ pub mod free_energy;
 pub mod log;
 pub mod plots;
 pub mod progress;
+pub mod shape;
 pub mod summary;
 mod svg;
 

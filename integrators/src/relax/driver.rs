@@ -1,82 +1,19 @@
-//! Many molecules through few batches: every thread holds a batch, hands finished molecules out and takes new ones in.
+//! Relaxation of a queue of molecules.
 
-use super::superpose::{plain_rmsd, superposed_rmsd};
-use super::walk::{Walk, not_finite};
+use super::walk::Walk;
 use super::{RelaxSpec, Settings};
-use crate::array::DType;
-use crate::batch::Batch;
-use crate::error::{Error, Result, invalid};
-use crate::force::{ForceProvider, Input, Output, Want};
+use crate::array::{Array, View};
+use crate::error::Result;
+use crate::force::{Capabilities, ForceProvider, Want};
 use crate::propagator::Progress;
-use crate::state::{Cell, Clock, State};
+use crate::state::Clock;
+use crate::stream::{Course, Guide, Job, StreamOptions, Tally, stream};
+use crate::superpose::{plain_rmsd, superposed_rmsd};
 use crate::system::System;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-/// Shortest time between two calls of the progress callback from one thread.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
-
-/// One molecule to relax.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// What it is.
-    pub system: Arc<System>,
-    /// Where its atoms start, `[N, 3]` in nm.
-    pub positions: Vec<f64>,
-    /// Its periodic cell, which stays as it is.
-    pub cell: Option<Cell>,
-}
-
-impl From<(Arc<System>, Vec<f64>)> for Job {
-    fn from((system, positions): (Arc<System>, Vec<f64>)) -> Self {
-        Job { system, positions, cell: None }
-    }
-}
-
-/// In which order results are handed out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    /// As molecules finish.
-    Completion,
-    /// As they came in; results wait in memory for those before them.
-    #[default]
-    Input,
-}
-
-/// How [`relax_all`] works through its queue. None of this changes a result.
-#[derive(Clone, Copy)]
-pub struct RelaxOptions<'a> {
-    /// Precision of positions and forces; the minimiser itself works in double precision.
-    pub dtype: DType,
-    /// A molecule that is still running after this many steps is handed out as it is.
-    pub max_steps: u64,
-    /// Most atoms in one batch; a larger molecule gets a batch of its own.
-    pub batch_atoms: usize,
-    /// Number of batches at work at a time; by default one per thread of the present rayon pool.
-    pub threads: Option<usize>,
-    /// Order of the results.
-    pub order: Order,
-    /// Set to `true` to end early: molecules at work are handed out as they are, the rest of the queue stays untouched.
-    pub stop: Option<&'a AtomicBool>,
-    /// Called up to ten times per second and thread, and once at the end.
-    pub progress: Option<&'a (dyn Fn(&Tally) + Sync)>,
-}
-
-impl Default for RelaxOptions<'_> {
-    fn default() -> Self {
-        RelaxOptions {
-            dtype: DType::F64,
-            max_steps: 10_000,
-            batch_atoms: 1024,
-            threads: None,
-            order: Order::default(),
-            stop: None,
-            progress: None,
-        }
-    }
-}
+/// How [`relax_all`] works through its queue.
+pub type RelaxOptions<'a> = StreamOptions<'a>;
 
 /// One molecule's result.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,23 +33,6 @@ pub struct Relaxed {
     /// Root-mean-square distance from the start in nm over all atoms, after optimal superposition; without superposition
     /// in a periodic cell or where axes are inactive, since space has directions there.
     pub rmsd: f64,
-}
-
-/// How far a run has come, and how it ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Molecules taken from the queue.
-    pub taken: usize,
-    /// Of these, converged.
-    pub converged: usize,
-    /// Stalled.
-    pub stalled: usize,
-    /// Handed out while still running.
-    pub unfinished: usize,
-    /// Handed out as errors.
-    pub failed: usize,
-    /// Steps of single molecules done.
-    pub steps: u64,
 }
 
 /// Relaxes every molecule of `jobs` and hands each result, or what went wrong with that molecule, to `on_result` with its
@@ -144,355 +64,60 @@ where
     let capabilities = provider.capabilities();
     let settings = spec.resolve(capabilities.units)?;
     settings.check(capabilities, Clock::Iteration)?;
-    if !capabilities.dtypes.contains(&options.dtype) {
-        return Err(Error::Unsupported {
-            provider: capabilities.name.clone(),
-            what: format!("{} results", options.dtype),
-            remedy: "choose another dtype".into(),
-        });
-    }
-    if options.batch_atoms == 0 || options.max_steps == 0 || options.threads == Some(0) {
-        return invalid("batch_atoms, max_steps and threads must be at least 1");
-    }
-    let workers = options.threads.unwrap_or_else(rayon::current_num_threads).min(1024);
-    let forks = (0..workers).map(|_| provider.fork()).collect::<Result<Vec<_>>>()?;
-    let queue = Mutex::new(Queue { jobs: jobs.into_iter(), taken: 0, ended: false });
-    let sink = Mutex::new(Sink { on_result, order: options.order, waiting: BTreeMap::new(), next: 0, tally: Tally::default() });
-    let steps = AtomicU64::new(0);
-    let shared = Shared { settings: &settings, options, workers, queue: &queue, sink: &sink, steps: &steps };
-    rayon::scope(|scope| {
-        for provider in forks {
-            let shared = &shared;
-            scope.spawn(move |_| Worker { shared, provider, held: None, alone: VecDeque::new(), reported: Instant::now() }.run());
-        }
-    });
-    let tally = shared.tally();
-    lock(&sink).flush();
-    if let Some(progress) = options.progress {
-        progress(&tally);
-    }
-    Ok(tally)
+    stream(jobs, provider, &settings, options, on_result)
 }
 
-/// A callback that panicked has already ended the run: whatever it held is as good as it will get.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Guide for Settings {
+    type Course = Walk;
 
-struct Queue<I> {
-    jobs: I,
-    taken: usize,
-    ended: bool,
-}
-
-/// Hands results out in order.
-struct Sink<F> {
-    on_result: F,
-    order: Order,
-    waiting: BTreeMap<usize, Result<Relaxed>>,
-    next: usize,
-    tally: Tally,
-}
-
-impl<F: FnMut(usize, Result<Relaxed>)> Sink<F> {
-    fn deliver(&mut self, index: usize, result: Result<Relaxed>) {
-        let count = match &result {
-            Ok(Relaxed { progress: Progress::Converged, .. }) => &mut self.tally.converged,
-            Ok(Relaxed { progress: Progress::Stalled, .. }) => &mut self.tally.stalled,
-            Ok(_) => &mut self.tally.unfinished,
-            Err(_) => &mut self.tally.failed,
-        };
-        *count += 1;
-        if self.order == Order::Completion {
-            return (self.on_result)(index, result);
-        }
-        self.waiting.insert(index, result);
-        while let Some(result) = self.waiting.remove(&self.next) {
-            (self.on_result)(self.next, result);
-            self.next += 1;
-        }
+    fn begin(&self, _: usize, system: &Arc<System>, positions: &mut [f64]) -> Result<Walk> {
+        Walk::new(self, system, positions)
     }
 
-    /// Hands out what still waits for molecules that an interruption left untouched.
-    fn flush(&mut self) {
-        while let Some((index, result)) = self.waiting.pop_first() {
-            (self.on_result)(index, result);
-        }
+    fn want(&self, capabilities: &Capabilities) -> Want {
+        Settings::want(capabilities)
     }
 }
 
-/// What all workers see.
-struct Shared<'a, I, F> {
-    settings: &'a Settings,
-    options: &'a RelaxOptions<'a>,
-    workers: usize,
-    queue: &'a Mutex<Queue<I>>,
-    sink: &'a Mutex<Sink<F>>,
-    steps: &'a AtomicU64,
-}
+impl Course for Walk {
+    type Outcome = Relaxed;
+    const ENDS_WITH_A_STEP: bool = false;
 
-impl<I, F> Shared<'_, I, F> {
-    fn stopped(&self) -> bool {
-        self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    fn observe(&mut self, forces: View<'_>) -> std::result::Result<(), usize> {
+        Walk::observe(self, forces)
     }
 
-    fn tally(&self) -> Tally {
-        let taken = lock(self.queue).taken;
-        Tally { taken, steps: self.steps.load(Ordering::Relaxed), ..lock(self.sink).tally }
-    }
-}
-
-/// A molecule at work.
-struct Member {
-    index: usize,
-    job: Job,
-    /// Present positions `[N, 3]`; brought up to date when it leaves a batch.
-    positions: Vec<f64>,
-    walk: Walk,
-    /// It was handed out and only keeps its place until the batch is made anew.
-    done: bool,
-}
-
-/// One thread's part.
-struct Worker<'a, I, F> {
-    shared: &'a Shared<'a, I, F>,
-    provider: Box<dyn ForceProvider>,
-    /// Taken from the queue, but did not fit into the present batch.
-    held: Option<Member>,
-    /// Members of a batch that failed although each of them works alone.
-    alone: VecDeque<Member>,
-    reported: Instant,
-}
-
-impl<I, F> Worker<'_, I, F>
-where
-    I: Iterator,
-    I::Item: Into<Job>,
-    F: FnMut(usize, Result<Relaxed>),
-{
-    fn run(&mut self) {
-        let mut members = Vec::new();
-        loop {
-            if self.alone.is_empty() {
-                self.refill(&mut members);
-            } else if members.is_empty() {
-                members.extend(self.alone.pop_front());
-            }
-            if members.is_empty() {
-                return;
-            }
-            let worked = self.work(&mut members);
-            members.retain(|m| !m.done);
-            if let Err(error) = worked {
-                self.isolate(&mut members, error);
-            }
-        }
+    fn advance(&mut self, positions: &mut Array, first: usize) {
+        Walk::advance(self, positions, first);
     }
 
-    /// Takes molecules from the queue until the batch is full, but no more than this worker's share of what is left.
-    fn refill(&mut self, members: &mut Vec<Member>) {
-        let mut room = usize::MAX;
-        let mut atoms: usize = members.iter().map(|m| m.job.system.len()).sum();
-        while room > 0 {
-            let Some(next) = self.held.take().or_else(|| self.take(&mut room)) else { return };
-            let fits = members.first().is_none_or(|first| {
-                first.job.cell.is_some() == next.job.cell.is_some() && atoms + next.job.system.len() <= self.shared.options.batch_atoms
-            });
-            if !fits {
-                self.held = Some(next);
-                return;
-            }
-            atoms += next.job.system.len();
-            members.push(next);
-            room -= 1;
-        }
+    fn progress(&self) -> Progress {
+        Walk::progress(self)
     }
 
-    /// The next sound molecule of the queue; others are handed out as errors. `room` falls to this worker's share of a
-    /// queue of known length.
-    fn take(&self, room: &mut usize) -> Option<Member> {
-        loop {
-            let (index, job) = {
-                let mut queue = lock(self.shared.queue);
-                if queue.ended || self.shared.stopped() {
-                    return None;
-                }
-                if let (low, Some(high)) = queue.jobs.size_hint()
-                    && low == high
-                {
-                    *room = (*room).min(low.div_ceil(self.shared.workers).max(1));
-                }
-                let Some(job) = queue.jobs.next() else {
-                    queue.ended = true;
-                    return None;
-                };
-                queue.taken += 1;
-                (queue.taken - 1, job.into())
-            };
-            match self.admit(index, job) {
-                Ok(member) => return Some(member),
-                Err(error) => lock(self.shared.sink).deliver(index, Err(error)),
-            }
-        }
+    fn steps(&self) -> u64 {
+        Walk::steps(self)
     }
 
-    /// Checks a molecule by itself, so that it cannot spoil a batch.
-    fn admit(&self, index: usize, job: Job) -> Result<Member> {
-        let batch = Batch::uniform(job.system.clone(), 1, 0)?;
-        self.provider.capabilities().check_batch(&batch, job.cell.is_some(), self.shared.options.dtype)?;
-        State::at_rest(&batch, &job.positions, self.shared.options.dtype)?;
-        if let Some(cell) = &job.cell
-            && cell.iter().any(|x| !x.is_finite())
-        {
-            return invalid(format!("{}: its cell {cell:?} is not finite", job.system.name));
-        }
-        let mut positions = job.positions.clone();
-        let walk = Walk::new(self.shared.settings, &job.system, &mut positions)?;
-        Ok(Member { index, positions, job, walk, done: false })
+    fn level(&self) -> Option<f64> {
+        None
     }
 
-    /// Relaxes a batch until an eighth of its atoms is done. Leaves present positions in the members that are not.
-    fn work(&mut self, members: &mut [Member]) -> Result<()> {
-        let mut bench = Bench::new(members, self.shared.options.dtype)?;
-        self.provider.prepare(&bench.batch, self.shared.options.dtype)?;
-        let atoms = bench.batch.atoms();
-        loop {
-            let evaluated = bench.evaluate(self.provider.as_mut());
-            if evaluated.is_err() {
-                bench.read_back(members);
-                return evaluated;
-            }
-            self.settle(members, &bench);
-            let mut running = 0;
-            let mut idle = 0;
-            for (b, member) in members.iter_mut().enumerate() {
-                if member.done {
-                    idle += member.job.system.len();
-                } else {
-                    member.walk.advance(&mut bench.state.phase, 3 * bench.batch.range(b).start);
-                    running += 1;
-                }
-            }
-            self.shared.steps.fetch_add(running, Ordering::Relaxed);
-            if idle > 0 && 8 * idle >= atoms {
-                bench.read_back(members);
-                return Ok(());
-            }
-            if let Some(progress) = self.shared.options.progress
-                && self.reported.elapsed() >= REPORT_EVERY
-            {
-                progress(&self.shared.tally());
-                self.reported = Instant::now();
-            }
-        }
+    fn copy_moving(&self, from: View<'_>, to: &mut [f64]) {
+        Walk::copy_moving(self, from, to);
     }
 
-    /// Shows every member its forces and hands out those that are done, all of them after an interruption.
-    fn settle(&self, members: &mut [Member], bench: &Bench) {
-        let has_energy = self.provider.capabilities().energy;
-        let stopped = self.shared.stopped();
-        for (b, member) in members.iter_mut().enumerate().filter(|(_, m)| !m.done) {
-            let range = bench.batch.range3(b);
-            let (forces, positions) = (bench.out.forces.part(range.clone()), bench.state.positions().part(range));
-            let energy = has_energy.then(|| bench.out.energy[b]);
-            let system = &member.job.system;
-            let result = match member.walk.observe(forces) {
-                Err(atom) => invalid(not_finite(system, atom, forces, positions)),
-                Ok(())
-                    if member.walk.progress() == Progress::Running && member.walk.steps() < self.shared.options.max_steps && !stopped =>
-                {
-                    continue;
-                }
-                Ok(()) => match energy {
-                    Some(e) if !e.is_finite() => invalid(format!("{}: energy is {e}; check the structure", system.name)),
-                    _ => {
-                        member.walk.copy_moving(positions, &mut member.positions);
-                        Ok(member.result(energy))
-                    }
-                },
-            };
-            member.done = true;
-            lock(self.shared.sink).deliver(member.index, result);
-        }
-    }
-
-    /// After a failure of a whole batch: hands out as errors the members that fail alone; the rest stays.
-    fn isolate(&mut self, members: &mut Vec<Member>, error: Error) {
-        if let [member] = members.as_slice() {
-            lock(self.shared.sink).deliver(member.index, Err(error));
-            return members.clear();
-        }
-        let before = members.len();
-        members.retain(|member| match self.attempt(member) {
-            Ok(()) => true,
-            Err(error) => {
-                lock(self.shared.sink).deliver(member.index, Err(error));
-                false
-            }
-        });
-        if members.len() == before {
-            self.alone.extend(members.drain(..));
-        }
-    }
-
-    /// Evaluates the forces on one member alone.
-    fn attempt(&mut self, member: &Member) -> Result<()> {
-        let mut bench = Bench::new(std::slice::from_ref(member), self.shared.options.dtype)?;
-        self.provider.prepare(&bench.batch, self.shared.options.dtype)?;
-        bench.evaluate(self.provider.as_mut())
-    }
-}
-
-impl Member {
-    /// Its result at its present positions.
-    fn result(&self, energy: Option<f64>) -> Relaxed {
-        let free = self.job.cell.is_none() && self.job.system.axes == [true; 3];
+    fn outcome(&self, index: usize, job: &Job, positions: &[f64], energy: Option<f64>) -> Relaxed {
+        let free = job.cell.is_none() && job.system.axes == [true; 3];
         let rmsd = if free { superposed_rmsd } else { plain_rmsd };
         Relaxed {
-            index: self.index,
-            positions: self.positions.clone(),
+            index,
+            positions: positions.to_vec(),
             energy,
-            fmax: self.walk.fmax(),
-            steps: self.walk.steps(),
-            progress: self.walk.progress(),
-            rmsd: rmsd(&self.job.positions, &self.positions),
-        }
-    }
-}
-
-/// A batch with its state and results.
-struct Bench {
-    batch: Batch,
-    state: State,
-    out: Output,
-}
-
-impl Bench {
-    fn new(members: &[Member], dtype: DType) -> Result<Self> {
-        let batch = Batch::new(members.iter().map(|m| m.job.system.clone()).collect(), members.iter().map(|m| m.index as u32).collect())?;
-        let positions: Vec<f64> = members.iter().flat_map(|m| m.positions.iter().copied()).collect();
-        let mut state = State::at_rest(&batch, &positions, dtype)?;
-        state.cells = members.iter().map(|m| m.job.cell).collect();
-        state.clock = Clock::Iteration;
-        let out = Output::new(&batch, dtype, Want::ENERGY);
-        Ok(Bench { batch, state, out })
-    }
-
-    fn evaluate(&mut self, provider: &mut dyn ForceProvider) -> Result<()> {
-        let input = Input {
-            batch: &self.batch,
-            positions: self.state.positions(),
-            cells: self.state.cells.as_deref(),
-            clock: self.state.clock,
-            want: Settings::want(provider.capabilities()),
-        };
-        provider.evaluate(&input, &mut self.out)
-    }
-
-    /// Copies the present positions of members still at work back to them.
-    fn read_back(&self, members: &mut [Member]) {
-        for (b, member) in members.iter_mut().enumerate().filter(|(_, m)| !m.done) {
-            member.walk.copy_moving(self.state.positions().part(self.batch.range3(b)), &mut member.positions);
+            fmax: self.fmax(),
+            steps: Walk::steps(self),
+            progress: Walk::progress(self),
+            rmsd: rmsd(&job.positions, positions),
         }
     }
 }
@@ -502,7 +127,11 @@ mod tests {
     use super::super::testing::{Law, Toy, atoms, icosahedron, shaken, truncated_octahedron};
     use super::super::tests::{Run, both};
     use super::*;
+    use crate::array::DType;
+    use crate::stream::Order;
     use crate::units::Quantity;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const LJ: Law = Law::LennardJones { epsilon: 1.0, sigma: 1.0 };
 

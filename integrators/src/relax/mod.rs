@@ -17,12 +17,12 @@ mod driver;
 mod fire;
 mod lbfgs;
 mod rigid;
-mod superpose;
 #[cfg(test)]
 mod testing;
 mod walk;
 
-pub use driver::{Job, Order, RelaxOptions, Relaxed, Tally, relax_all};
+pub use crate::stream::{Job, Order, Tally};
+pub use driver::{RelaxOptions, Relaxed, relax_all};
 pub use fire::{FireSpec, Limit, Mass};
 pub use lbfgs::LbfgsSpec;
 
@@ -117,7 +117,7 @@ pub struct Convergence {
 }
 
 /// `quantity` in internal units, or its default in SI or reduced units; it must be positive.
-fn positive(
+pub(crate) fn positive(
     name: &str,
     quantity: Option<&Quantity>,
     dimension: Dimension,
@@ -225,7 +225,7 @@ impl Propagator for Relaxation {
         for (b, walk) in self.walks.iter_mut().enumerate() {
             let range = ctx.batch.range3(b);
             if let Err(atom) = walk.observe(ctx.out.forces.part(range.clone())) {
-                return invalid(walk::not_finite(
+                return invalid(crate::stream::not_finite(
                     ctx.batch.system(b),
                     atom,
                     ctx.out.forces.part(range.clone()),

@@ -158,19 +158,6 @@ impl Walk {
     }
 }
 
-/// Says which atom has a force that is not finite, and its nearest neighbour, which is often at the same place.
-pub(super) fn not_finite(system: &System, atom: usize, forces: View<'_>, positions: View<'_>) -> String {
-    let axis = (0..3).find(|&a| !forces.get(3 * atom + a).is_finite()).unwrap_or(0);
-    let distance = |j: usize| (0..3).map(|a| (positions.get(3 * j + a) - positions.get(3 * atom + a)).powi(2)).sum::<f64>().sqrt();
-    let nearest = (0..system.len()).filter(|&j| j != atom).map(|j| (distance(j), j)).min_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = match nearest {
-        Some((0.0, j)) => format!("; {} is at the same place: move one of them", system.describe_atom(j)),
-        Some((d, j)) => format!("; its nearest neighbour, {}, is {d:.3e} away: check the structure", system.describe_atom(j)),
-        None => String::new(),
-    };
-    format!("{}: force {} on {} is {}{hint}", system.name, ["x", "y", "z"][axis], system.describe_atom(atom), forces.get(3 * atom + axis))
-}
-
 /// `Σ a b`, in an order that depends on nothing but the length.
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];

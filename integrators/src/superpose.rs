@@ -7,7 +7,7 @@ use nalgebra::{Matrix3, Matrix4, Quaternion, SymmetricEigen, UnitQuaternion, Vec
 /// The minimum that Kabsch (*Acta Cryst.* A 32, 922, 1976) finds by a singular value decomposition, found here by Horn's
 /// quaternion (*J. Opt. Soc. Am.* A 4, 629, 1987): it needs no case for reflections and stays exact for planar molecules,
 /// where the decomposition of a singular 3 × 3 matrix loses digits.
-pub(super) fn superposed_rmsd(a: &[f64], b: &[f64]) -> f64 {
+pub fn superposed_rmsd(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (centred(a), centred(b));
     let rotation = rotation(a.iter().zip(&b).fold(Matrix3::zeros(), |sum, (a, b)| sum + a * b.transpose()));
     let square: f64 = a.iter().zip(&b).map(|(a, b)| (rotation * a - b).norm_squared()).sum();
@@ -15,7 +15,7 @@ pub(super) fn superposed_rmsd(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// `sqrt(Σ |a_i − b_i|² / N)` without superposition.
-pub(super) fn plain_rmsd(a: &[f64], b: &[f64]) -> f64 {
+pub fn plain_rmsd(a: &[f64], b: &[f64]) -> f64 {
     let square: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
     (square / (a.len() / 3).max(1) as f64).sqrt()
 }

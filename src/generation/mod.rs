@@ -1,0 +1,7 @@
+//! Molecules from noise: what they are made of, and how they get through a sampler.
+
+mod formula;
+mod run;
+
+pub use formula::{Compositions, formula, molecule, parse_formula};
+pub use run::{Generated, Summary, Verdicts, denoise, noise_levels, record};
