@@ -5,6 +5,7 @@ mod consistency;
 mod convert;
 mod drive;
 mod evaluate;
+mod evaluate_molecules;
 mod exchange;
 mod info;
 mod input;
@@ -48,6 +49,7 @@ enum Command {
     Sample(sample::SampleFlags),
     Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
+    EvaluateMolecules(evaluate_molecules::EvaluateMoleculesFlags),
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
@@ -101,6 +103,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Sample(flags) => start(flags, global, sample::run),
         Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
+        Command::EvaluateMolecules(flags) => start(flags, global, evaluate_molecules::run),
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),
         Command::Convert(flags) => start(flags, global, convert::run),

@@ -69,13 +69,18 @@ impl Frame {
     pub fn perceive_bonds(&mut self, perceiver: &mut Perceiver, convention: Convention) -> scorefield_models::molecule::Result<()> {
         let convention = Convention { charge: self.system.charge, ..convention };
         let graph = perceiver.perceive(&self.system.types, &self.positions, convention)?;
+        self.set_graph(graph);
+        Ok(())
+    }
+
+    /// Takes over a graph of the frame's atoms, and the topology's bonds from it.
+    pub(crate) fn set_graph(&mut self, graph: Graph) {
         let mut bonds: Vec<(u32, u32)> = graph.bonds().iter().map(|b| (b.atoms.0.min(b.atoms.1), b.atoms.0.max(b.atoms.1))).collect();
         bonds.sort_unstable();
         if bonds != self.system.bonds {
             Arc::make_mut(&mut self.system).bonds = bonds;
         }
         self.graph = Some(Arc::new(graph));
-        Ok(())
     }
 
     /// Checks lengths and that all numbers are finite; `path` and `frame` are for the message.
