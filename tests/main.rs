@@ -4,6 +4,7 @@ mod cli;
 mod consistency;
 mod device;
 mod ensemble;
+mod molecules;
 mod peers;
 mod physics;
 mod restart;

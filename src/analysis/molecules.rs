@@ -35,9 +35,8 @@ pub fn compare(samples: &[f64], reference: &[f64], seed: u64) -> Option<Comparis
     // Where all numbers are one, it has a bin of its own.
     let (low, high) = if low == high { (low - 0.5, high + 0.5) } else { (low, high) };
     let edges = linspace(low, high, BINS + 1);
-    let bins = |values: &[f64]| -> Vec<usize> {
-        values.iter().map(|&x| edges_below(&edges, x).map_or(0, |k| k.clamp(1, BINS) - 1)).collect()
-    };
+    let bins =
+        |values: &[f64]| -> Vec<usize> { values.iter().map(|&x| edges_below(&edges, x).map_or(0, |k| k.clamp(1, BINS) - 1)).collect() };
     let (a, b) = (bins(samples), bins(reference));
     let count = |bins: &[usize], times: Option<&[u32]>| {
         let mut counts = vec![0.0; BINS];

@@ -74,11 +74,11 @@ pub(super) fn run(flags: EvaluateMoleculesFlags, runtime: &Runtime) -> Result<Ou
         show_file_warnings(runtime);
         frames
     };
-    let generated = Judged::all(read(flags.files.clone(), flags.which.options()?)?, convention, runtime);
+    let generated = Judged::all(read(flags.files.clone(), flags.which.options()?)?, convention, flags.table.is_some(), runtime);
     let reference = match &flags.reference {
         Some(file) => {
             let frames = read(vec![file.clone()], Default::default()).with_context(|| format!("--reference {}", file.display()))?;
-            let judged = Judged::all(frames, convention, runtime);
+            let judged = Judged::all(frames, convention, false, runtime);
             if judged.valid().next().is_none() {
                 return usage(format!("--reference {}: no structure in it is a valid molecule", file.display()))?;
             }
@@ -119,6 +119,8 @@ struct Judgement {
     valid_otherwise: bool,
     stability: Stability,
     identity: Option<Identity>,
+    /// Canonical SMILES with the stereo of the coordinates, where a table is wanted.
+    smiles: String,
     /// Largest distance of two atoms in nm.
     size: f64,
 }
@@ -126,7 +128,7 @@ struct Judgement {
 struct Judged(Vec<Judgement>);
 
 impl Judged {
-    fn all(frames: Vec<Frame>, convention: Convention, runtime: &Runtime) -> Judged {
+    fn all(frames: Vec<Frame>, convention: Convention, smiles: bool, runtime: &Runtime) -> Judged {
         let judge = |perceiver: &mut Perceiver, mut frame: Frame| {
             let (types, x) = (frame.system.types.clone(), frame.positions.clone());
             let of_frame = Convention { charge: frame.system.charge, ..convention };
@@ -134,14 +136,18 @@ impl Judged {
             let valid_otherwise = Verdict::of(perceiver, &types, &x, other).is_valid();
             let verdict = Verdict::of(perceiver, &types, &x, of_frame);
             let name = verdict.name();
-            let mut identity = None;
+            let (mut identity, mut text) = (None, String::new());
             if let Verdict::Valid(mut graph) = verdict {
-                graph.find_aromaticity();
+                let rings = graph.find_aromaticity();
+                if smiles {
+                    graph.set_stereo_from(&x, &rings);
+                    text = graph.to_smiles(Compare::Stereo);
+                }
                 identity = Some(graph.identity(Compare::Constitution));
                 frame.set_graph(graph);
             }
             let size = largest_distance(&x);
-            Judgement { verdict: name, valid_otherwise, stability: Stability::of(&types, &x), identity, size, frame }
+            Judgement { verdict: name, valid_otherwise, stability: Stability::of(&types, &x), identity, smiles: text, size, frame }
         };
         Judged(runtime.pool.install(|| frames.into_par_iter().map_init(Perceiver::new, judge).collect()))
     }
@@ -160,7 +166,7 @@ impl Judged {
 
     /// A line per structure.
     fn table(&self) -> String {
-        let mut text = String::from("frame,name,atoms,verdict,stable_atoms,molecule,largest_distance_nm\n");
+        let mut text = String::from("frame,name,atoms,verdict,stable_atoms,molecule,largest_distance_nm,smiles\n");
         let mut numbers = HashMap::new();
         for (i, m) in self.0.iter().enumerate() {
             let molecule = m.identity.as_ref().map_or(String::new(), |identity| {
@@ -168,7 +174,15 @@ impl Judged {
                 numbers.entry(identity).or_insert(next).to_string()
             });
             let name = m.frame.system.name.replace(['"', '\n', '\r'], " ");
-            let _ = writeln!(text, "{i},\"{name}\",{},{},{},{molecule},{:.6}", m.frame.len(), m.verdict, m.stability.stable_atoms, m.size);
+            let _ = writeln!(
+                text,
+                "{i},\"{name}\",{},{},{},{molecule},{:.6},{}",
+                m.frame.len(),
+                m.verdict,
+                m.stability.stable_atoms,
+                m.size,
+                m.smiles
+            );
         }
         text
     }
@@ -200,9 +214,8 @@ impl Energies {
         let basis = reference.unwrap_or(generated);
         let kinds: BTreeSet<u32> = generated.valid().chain(basis.valid()).flat_map(|m| m.frame.system.types.iter().copied()).collect();
         let kinds: Vec<u32> = kinds.into_iter().collect();
-        let composition = |m: &Judgement| -> Vec<f64> {
-            kinds.iter().map(|z| m.frame.system.types.iter().filter(|t| *t == z).count() as f64).collect()
-        };
+        let composition =
+            |m: &Judgement| -> Vec<f64> { kinds.iter().map(|z| m.frame.system.types.iter().filter(|t| *t == z).count() as f64).collect() };
         let known = match reference {
             Some(r) => of(r)?,
             None => own.clone(),
@@ -338,7 +351,9 @@ impl Report {
         row("structures", format!("{:6}", self.structures));
         row("valid", format!("{}   {}", self.valid.percent(), conventions[own]));
         row("", format!("{}   {}", self.valid_by_the_other_convention.percent(), conventions[other]));
-        for (verdict, name) in [("disconnected", "in several pieces"), ("radical", "with unpaired electrons"), ("no-molecule", "no molecule")] {
+        for (verdict, name) in
+            [("disconnected", "in several pieces"), ("radical", "with unpaired electrons"), ("no-molecule", "no molecule")]
+        {
             row(&format!("  {name}"), format!("{:6}", self.verdicts.get(verdict).copied().unwrap_or(0)));
         }
         row("stable atoms", self.stable_atoms.percent());
@@ -363,7 +378,13 @@ impl Report {
         lines.join("\n")
     }
 
-    fn write(&self, flags: &EvaluateMoleculesFlags, runtime: &Runtime, size: Option<&Comparison>, energy: Option<&Comparison>) -> Result<()> {
+    fn write(
+        &self,
+        flags: &EvaluateMoleculesFlags,
+        runtime: &Runtime,
+        size: Option<&Comparison>,
+        energy: Option<&Comparison>,
+    ) -> Result<()> {
         let to_stdout = flags.json.as_deref() == Some(Path::new("-"));
         if let Some(path) = &flags.json {
             let text = serde_json::to_string_pretty(self)?;

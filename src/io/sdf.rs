@@ -151,7 +151,8 @@ impl Source for SdfReader {
             if line.starts_with("M  END") {
                 break;
             }
-            let Some((name, list)) = ["CHG", "RAD", "ISO"].iter().find_map(|k| Some((*k, line.strip_prefix("M  ")?.strip_prefix(k)?))) else {
+            let Some((name, list)) = ["CHG", "RAD", "ISO"].iter().find_map(|k| Some((*k, line.strip_prefix("M  ")?.strip_prefix(k)?)))
+            else {
                 continue;
             };
             let numbers: Option<Vec<i32>> = list.split_whitespace().skip(1).map(|x| x.parse().ok()).collect();

@@ -111,7 +111,8 @@ pub(super) struct GraphParts {
 impl GraphParts {
     /// The graph, if the file says all of it.
     pub(super) fn graph(self) -> Option<Graph> {
-        let pairs: std::collections::BTreeSet<_> = self.bonds.iter().map(|b| (b.atoms.0.min(b.atoms.1), b.atoms.0.max(b.atoms.1))).collect();
+        let pairs: std::collections::BTreeSet<_> =
+            self.bonds.iter().map(|b| (b.atoms.0.min(b.atoms.1), b.atoms.0.max(b.atoms.1))).collect();
         (self.whole && pairs.len() == self.bonds.len()).then(|| Graph::new(self.atoms, self.bonds))
     }
 }

@@ -282,16 +282,17 @@ fn written_files_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let frames: Vec<Frame> =
         read_frames(fixture("two.dcd"), &options("two.dcd")).unwrap().map(|f| Frame { time: None, ..f.unwrap() }).collect();
-    let mut names = vec![("a.xyz", 1e-8), ("a.extxyz", 1e-8), ("a.dcd", 1e-7), ("a.lammpstrj", 1e-8), ("a.pdb", 6e-5), ("a.cif", 6e-7), ("a.sdf", 6e-6)];
+    let mut names = vec![
+        ("a.xyz", 1e-8),
+        ("a.extxyz", 1e-8),
+        ("a.dcd", 1e-7),
+        ("a.lammpstrj", 1e-8),
+        ("a.pdb", 6e-5),
+        ("a.cif", 6e-7),
+        ("a.sdf", 6e-6),
+    ];
     if cfg!(feature = "chemfiles") {
-        names.extend([
-            ("a.mol2", 1e-6),
-            ("a.gro", 6e-4),
-            ("a.xtc", 6e-4),
-            ("a.trr", 1e-6),
-            ("a.nc", 1e-6),
-            ("a.lmp", 1e-6),
-        ]);
+        names.extend([("a.mol2", 1e-6), ("a.gro", 6e-4), ("a.xtc", 6e-4), ("a.trr", 1e-6), ("a.nc", 1e-6), ("a.lmp", 1e-6)]);
     }
     for (name, tolerance) in names {
         let path = dir.path().join(name);
@@ -347,9 +348,7 @@ fn sdf_keeps_the_graph() {
     fs::write(&input, format!("{zwitterion}{methyl}2\ncarbon monoxide\nC 0 0 0\nO 1.13 0 0\n")).unwrap();
     let mut perceiver = Perceiver::new();
     let mut frames: Vec<Frame> = read_frames(&input, &options("in.xyz")).unwrap().map(|f| f.unwrap()).collect();
-    for (frame, convention) in
-        frames.iter_mut().zip([Convention::default(), Convention::without_charges(), Convention::default()])
-    {
+    for (frame, convention) in frames.iter_mut().zip([Convention::default(), Convention::without_charges(), Convention::default()]) {
         frame.perceive_bonds(&mut perceiver, convention).unwrap();
         frame.properties.insert("source".into(), "a test\n\n$$$$\nof two lines".into());
     }
