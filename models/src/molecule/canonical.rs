@@ -47,6 +47,17 @@ impl Graph {
         Numbering { order: order.into_iter().map(|k| skeleton.atoms[k]).collect(), identity: Identity(code.into()) }
     }
 
+    /// Colours of atoms by what surrounds them, equal for atoms that a symmetry of the constitution exchanges; `usize::MAX` for
+    /// hydrogens that are counted on their neighbours.
+    pub(super) fn surroundings(&self) -> Vec<usize> {
+        let skeleton = Skeleton::new(self, Compare::Constitution);
+        let search = Search { skeleton: &skeleton, best: None, automorphisms: Vec::new() };
+        let colours = search.refine(skeleton.first_colours());
+        let mut of_atom = vec![usize::MAX; self.len()];
+        skeleton.atoms.iter().zip(colours).for_each(|(&i, c)| of_atom[i] = c);
+        of_atom
+    }
+
     /// Hydrogen that is no more than one of its neighbour's: neutral, of natural mass, on one single bond to a heavier atom.
     pub(super) fn is_plain_hydrogen(&self, i: usize) -> bool {
         let a = self.atoms()[i];

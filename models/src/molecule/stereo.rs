@@ -23,12 +23,31 @@ impl Graph {
                 self.bond_mut(b).stereo = None;
             }
         }
+        // Where all neighbours differ in constitution, a turn is a difference: no symmetry undoes it. The others are tried.
         // What makes no difference is found with all the rest in place, and goes at once.
+        let colours = self.surroundings();
+        let differ = |i: usize, but: Option<usize>| {
+            let mut around: Vec<usize> =
+                self.neighbours(i).iter().map(|n| n.atom as usize).filter(|j| Some(*j) != but).map(|j| colours[j]).collect();
+            around.sort_unstable();
+            around.windows(2).all(|w| w[0] != w[1])
+        };
+        let doubtful_atoms: Vec<usize> =
+            (0..self.len()).filter(|&i| self.atoms()[i].chirality != Chirality::None && !differ(i, None)).collect();
+        let doubtful_bonds: Vec<usize> = (0..self.bonds().len())
+            .filter(|&b| {
+                let (i, j) = (self.bonds()[b].atoms.0 as usize, self.bonds()[b].atoms.1 as usize);
+                self.bonds()[b].stereo.is_some() && !(differ(i, Some(j)) && differ(j, Some(i)))
+            })
+            .collect();
+        if doubtful_atoms.is_empty() && doubtful_bonds.is_empty() {
+            return;
+        }
         loop {
             let identity = self.identity(Compare::Stereo);
             let mut atoms = Vec::new();
             let mut bonds = Vec::new();
-            for i in 0..self.len() {
+            for &i in &doubtful_atoms {
                 let chirality = self.atoms()[i].chirality;
                 if chirality == Chirality::None {
                     continue;
@@ -39,7 +58,7 @@ impl Graph {
                 }
                 self.atom_mut(i).chirality = chirality;
             }
-            for b in 0..self.bonds().len() {
+            for &b in &doubtful_bonds {
                 let Some(stereo) = self.bonds()[b].stereo else { continue };
                 self.bond_mut(b).stereo = Some(DoubleBondStereo { same_side: !stereo.same_side, ..stereo });
                 if self.identity(Compare::Stereo) == identity {
