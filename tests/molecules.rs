@@ -110,7 +110,7 @@ fn bonds_are_converted() {
     succeed(&["convert", input, output, "--bonds", "--frames", ":2"]);
     let sdf = fs::read_to_string(output).unwrap();
     assert!(sdf.contains("  9  8  0") && sdf.contains("  8  6  0"), "{sdf}");
-    fail(&["convert", input, output, "--bonds"], 1, &["--bonds: frame 3 (in) is no molecule", "atom 0 (C)"]);
+    fail(&["convert", input, output, "--bonds"], 1, &["--bonds: frame 2 (methyl) is no molecule", "charges add up to -1"]);
 }
 
 #[test]

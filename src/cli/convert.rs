@@ -61,7 +61,7 @@ pub(super) fn run(flags: ConvertFlags, runtime: &Runtime) -> Result<Outcome> {
         let mut perceiver = Perceiver::new();
         for (i, frame) in frames.iter_mut().enumerate() {
             let found = frame.perceive_bonds(&mut perceiver, Convention::default());
-            found.with_context(|| format!("--bonds: frame {i} ({}) is no molecule", frame.system.name))?;
+            found.with_context(|| format!("--bonds: frame {i} ({}) is no molecule", frame.label()))?;
         }
     }
     write_frames(&output, flags.output_format.as_deref(), &frames)?;

@@ -1,7 +1,7 @@
 //! `scorefield evaluate-molecules`: are structures molecules, how many different ones, and are they like the reference?
 
 use super::evaluate::energies;
-use super::input::{Frame, FrameFlags, FrameStream, Model, show_file_warnings};
+use super::input::{Frame, FrameFlags, FrameStream, Model, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::analysis::molecules::{Comparison, compare, element_constants, share};
 use crate::error::usage;
@@ -173,7 +173,7 @@ impl Judged {
                 let next = numbers.len();
                 numbers.entry(identity).or_insert(next).to_string()
             });
-            let name = m.frame.system.name.replace(['"', '\n', '\r'], " ");
+            let name = m.frame.label().replace(['"', '\n', '\r'], " ");
             let _ = writeln!(
                 text,
                 "{i},\"{name}\",{},{},{},{molecule},{:.6},{}",
@@ -358,19 +358,19 @@ impl Report {
         }
         row("stable atoms", self.stable_atoms.percent());
         row("stable molecules", self.stable_molecules.percent());
-        row("unique (of valid)", format!("{}   {} formulas", self.unique_of_valid.percent(), self.formulas));
+        row("unique (of valid)", format!("{}   {} formula{}", self.unique_of_valid.percent(), self.formulas, plural(self.formulas)));
         if let Some(novel) = &self.novel_of_unique {
             row("novel (of unique)", novel.percent());
         }
         if let (Some(mean), error) = (self.largest_distance_nm.value, self.largest_distance_nm.error.unwrap_or(f64::NAN)) {
-            row("largest distance", format!("{:8.4} ± {:.4} Å (mean)", 10.0 * mean, 10.0 * error));
+            row("largest distance", format!("{:8.4} ± {} Å (mean)", 10.0 * mean, digits(10.0 * error, 4)));
         }
-        let divergence = |d: &Divergence| format!("{:8.5} ± {:.5} nats (floor {:.5})", d.value, d.error, d.floor);
+        let divergence = |d: &Divergence| format!("{:8.5} ± {} nats (floor {:.5})", d.value, digits(d.error, 5), d.floor);
         if let Some(d) = &self.largest_distance_divergence {
             row("  JS to the reference", divergence(d));
         }
         if let Some(Estimate { value: Some(mean), error }) = self.energy_kj_mol {
-            row("energy less elements", format!("{mean:8.2} ± {:.2} kJ/mol (mean)", error.unwrap_or(f64::NAN)));
+            row("energy less elements", format!("{mean:8.2} ± {} kJ/mol (mean)", digits(error.unwrap_or(f64::NAN), 2)));
         }
         if let Some(d) = &self.energy_divergence {
             row("  JS to the reference", divergence(d));
@@ -430,6 +430,11 @@ fn histogram(c: &Comparison, label: &str, factor: f64) -> String {
         series: vec![steps("generated", &c.samples), steps("reference", &c.reference)],
         ..LinePlot::default()
     })
+}
+
+/// A number for the table; a dash where one molecule says nothing of an error.
+fn digits(value: f64, decimals: usize) -> String {
+    if value.is_finite() { format!("{value:.decimals$}") } else { "-".into() }
 }
 
 /// Sum formula in Hill's order.

@@ -56,6 +56,12 @@ impl Frame {
         self.system.len()
     }
 
+    /// What people call the frame: its title, else the name of its system.
+    pub(crate) fn label(&self) -> &str {
+        let title = self.title.lines().next().unwrap_or_default().trim();
+        if title.is_empty() { &self.system.name } else { title }
+    }
+
     /// True without atoms.
     pub fn is_empty(&self) -> bool {
         self.system.is_empty()

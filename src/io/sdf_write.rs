@@ -34,9 +34,8 @@ pub(super) fn format_sdf(path: &Path, frame: &Frame, out: &mut String) -> Result
             "Write another format, such as pdb or extxyz",
         ));
     }
-    let title = if frame.title.is_empty() { &frame.system.name } else { &frame.title };
     // A title is one line.
-    out.push_str(title.lines().next().unwrap_or_default());
+    out.push_str(frame.label().lines().next().unwrap_or_default());
     // Line 2: initials (2 columns), program (8), date and time (10), dimension.
     out.push_str("\n  scorefld          3D\n\n");
     // Infallible: the target is a string.
