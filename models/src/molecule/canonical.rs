@@ -70,6 +70,14 @@ impl Graph {
     }
 }
 
+impl Graph {
+    /// Hydrogen `i` is all that shows the arrangement at its end of a double bond (`[H]/N=C/C`).
+    fn shows_arrangement(&self, i: usize) -> bool {
+        let end = self.neighbours(i)[0].atom as usize;
+        self.degree(end) == 2 && self.neighbours(end).iter().any(|n| self.bonds()[n.bond as usize].stereo.is_some())
+    }
+}
+
 /// A graph without its plain hydrogens, as the search sees it.
 struct Skeleton {
     /// Atoms of the graph that are left.
@@ -89,7 +97,7 @@ impl Skeleton {
         let mut place = vec![None; graph.len()];
         let mut atoms = Vec::new();
         for i in 0..graph.len() {
-            if !graph.is_plain_hydrogen(i) {
+            if !graph.is_plain_hydrogen(i) || (compare == Compare::Stereo && graph.shows_arrangement(i)) {
                 place[i] = Some(atoms.len());
                 atoms.push(i);
             }

@@ -282,7 +282,7 @@ fn coordinates_say_handedness() {
     assert_eq!(graph(&x), smiles("[H][C@](Br)(Cl)F"));
     let mirrored: Vec<f64> = x.chunks_exact(3).flat_map(|p| [p[0], -p[1], p[2]]).collect();
     assert_eq!(graph(&mirrored), smiles("[H][C@@](Br)(Cl)F"));
-    let flat: Vec<f64> = x.chunks_exact(3).flat_map(|p| [p[0], p[1], 0.01 * p[2]]).collect();
+    let flat = [[0.0; 3], [-0.5, 0.9, 0.02], [1.0, 0.1, 0.0], [-0.9, -0.3, -0.02], [0.3, -1.0, 0.01]].concat();
     assert_eq!(graph(&flat), smiles("[H]C(Br)(Cl)F"));
     // Difluoroethene, both ways.
     let ethene = |y: f64| {

@@ -79,7 +79,9 @@ impl Graph {
     pub fn set_stereo_from(&mut self, positions: &[f64], rings: &Rings) {
         let point = |i: u32| [0, 1, 2].map(|a| positions[3 * i as usize + a]);
         for i in 0..self.len() {
-            let chirality = if self.may_be_centre(i, rings) { self.chirality_at(i, positions) } else { Chirality::None };
+            // Amines are left alone: most turn inside out, and RDKit marks none from coordinates.
+            let amine = self.atoms()[i].element == 7 && self.total_degree(i) == 3;
+            let chirality = if self.may_be_centre(i, rings) && !amine { self.chirality_at(i, positions) } else { Chirality::None };
             self.atom_mut(i).chirality = chirality;
         }
         for b in 0..self.bonds().len() {
@@ -105,7 +107,8 @@ impl Graph {
         let around: Vec<[f64; 3]> = self.neighbours(i).iter().map(|n| unit(sub(point(n.atom as usize), point(i)))).collect();
         // Seen from the first, the others turn to the left where this is negative; a missing fourth lies opposite the three.
         let volume = match around[..] {
-            [_, b, c, d] => dot(b, cross(c, d)),
+            // Of the tetrahedron of all four: in cages they may lie on one side of their atom.
+            [a, b, c, d] => dot(sub(b, a), cross(sub(c, a), sub(d, a))),
             [a, b, c] => -dot(a, cross(b, c)),
             _ => return Chirality::None,
         };
