@@ -6,6 +6,7 @@ mod device;
 mod ensemble;
 mod farm;
 mod generation;
+mod molecules;
 mod peers;
 mod physics;
 mod restart;

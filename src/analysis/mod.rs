@@ -7,6 +7,7 @@ pub mod geometry;
 #[cfg(test)]
 mod golden;
 pub mod kinetic;
+pub mod molecules;
 pub mod pmf;
 pub mod statistics;
 pub mod tica;

@@ -4,13 +4,15 @@ use super::input::{Frame, FrameFlags, FrameStream, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::usage;
 use crate::io::write_frames;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use scorefield_models::molecule::{Convention, Perceiver};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
   scorefield convert peptide.pdb peptide.xyz
+  scorefield convert molecules.xyz molecules.sdf --bonds
   scorefield convert run.dcd thinned.xtc --topology peptide.pdb --frames 100::10
   scorefield convert run.xtc backbone.pdb --topology peptide.pdb --select 'name N CA C O' --frames -1
 
@@ -31,6 +33,9 @@ pub(super) struct ConvertFlags {
     #[command(flatten)]
     #[serde(flatten)]
     pub(super) which: FrameFlags,
+    /// Find bonds, bond orders and charges from the coordinates (for SDF)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
+    pub(super) bonds: Option<bool>,
     /// Format of IN, where its extension does not tell
     #[arg(long, value_name = "FORMAT")]
     pub(super) input_format: Option<String>,
@@ -51,7 +56,14 @@ pub(super) fn run(flags: ConvertFlags, runtime: &Runtime) -> Result<Outcome> {
     options.format = flags.input_format;
     let frames = FrameStream::new(vec![input], options).collect::<Result<Vec<Frame>>>();
     show_file_warnings(runtime);
-    let frames = frames?;
+    let mut frames = frames?;
+    if flags.bonds == Some(true) {
+        let mut perceiver = Perceiver::new();
+        for (i, frame) in frames.iter_mut().enumerate() {
+            let found = frame.perceive_bonds(&mut perceiver, Convention::default());
+            found.with_context(|| format!("--bonds: frame {i} ({}) is no molecule", frame.label()))?;
+        }
+    }
     write_frames(&output, flags.output_format.as_deref(), &frames)?;
     show_file_warnings(runtime);
     let atoms = frames.first().map_or(0, Frame::len);

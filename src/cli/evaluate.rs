@@ -69,6 +69,35 @@ pub(super) fn run(flags: EvaluateFlags, runtime: &Runtime) -> Result<Outcome> {
     Evaluation { adopt, ..Evaluation::new(&flags, runtime, &model)? }.work(std::iter::once(Ok(first)).chain(stream))
 }
 
+/// Energies of `frames` in kJ/mol under `model`, in all threads.
+///
+/// # Errors
+/// Where the model has no energies, does not fit a frame, or an energy is not finite.
+pub(super) fn energies(model: &Model, runtime: &Runtime, frames: Vec<Frame>) -> Result<Vec<f64>> {
+    let name = &model.capabilities().name;
+    if !model.capabilities().energy || model.is_reduced() {
+        return usage(format!("--model: {name} has no energies of molecules; `scorefield models` says which have"))?;
+    }
+    let flags = EvaluateFlags { ignore_cell: Some(true), ..EvaluateFlags::default() };
+    let evaluation = Evaluation::new(&flags, runtime, model)?;
+    let mut energies = Vec::with_capacity(frames.len());
+    let frames = frames.into_iter().enumerate().map(|(i, f)| evaluation.accept(f, i)).collect::<Result<Vec<Frame>>>()?;
+    let mut first = 0;
+    while first < frames.len() {
+        let before = frames[first..].iter().scan(0, |atoms, f| {
+            *atoms += f.len();
+            Some(*atoms - f.len())
+        });
+        let window = &frames[first..first + before.take_while(|atoms| *atoms < WINDOW_ATOMS).count()];
+        for (frame, point) in window.iter().zip(evaluation.evaluate(window, first)?) {
+            check_finite(frame, first, &point)?;
+            energies.extend(point.energy);
+        }
+        first += window.len();
+    }
+    Ok(energies)
+}
+
 /// One frame's results, in internal units.
 struct Point {
     energy: Option<f64>,

@@ -8,6 +8,7 @@ mod denoising;
 mod design;
 mod drive;
 mod evaluate;
+mod evaluate_molecules;
 mod exchange;
 mod generate;
 mod info;
@@ -56,6 +57,7 @@ enum Command {
     Shape(shape::ShapeFlags),
     Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
+    EvaluateMolecules(evaluate_molecules::EvaluateMoleculesFlags),
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
     Convert(convert::ConvertFlags),
@@ -112,6 +114,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Shape(flags) => start(flags, global, shape::run),
         Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
+        Command::EvaluateMolecules(flags) => start(flags, global, evaluate_molecules::run),
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),
         Command::Convert(flags) => start(flags, global, convert::run),

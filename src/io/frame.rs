@@ -3,6 +3,7 @@
 use super::error::{IoError, Result};
 use scorefield_integrators::System;
 use scorefield_integrators::state::Cell;
+use scorefield_models::molecule::{Convention, Graph, Perceiver};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Frame {
     pub cell: Option<Cell>,
     /// Time in ps.
     pub time: Option<f64>,
+    /// Bond orders, formal charges and unpaired electrons, where the file says them or they were perceived.
+    pub graph: Option<Arc<Graph>>,
     /// Title of the frame; the comment line of a plain XYZ file.
     pub title: String,
     /// Everything else that the file says about the frame, as text (SDF data, extended XYZ keys), in the file's units.
@@ -42,6 +45,7 @@ impl Frame {
             energy: None,
             cell: None,
             time: None,
+            graph: None,
             title: String::new(),
             properties: BTreeMap::new(),
         }
@@ -52,9 +56,37 @@ impl Frame {
         self.system.len()
     }
 
+    /// What people call the frame: its title, else the name of its system.
+    pub(crate) fn label(&self) -> &str {
+        let title = self.title.lines().next().unwrap_or_default().trim();
+        if title.is_empty() { &self.system.name } else { title }
+    }
+
     /// True without atoms.
     pub fn is_empty(&self) -> bool {
         self.system.is_empty()
+    }
+
+    /// Finds bonds, their orders and charges from the coordinates, for the system's total charge; what the frame said of bonds
+    /// before is forgotten.
+    ///
+    /// # Errors
+    /// Where the structure is no molecule.
+    pub fn perceive_bonds(&mut self, perceiver: &mut Perceiver, convention: Convention) -> scorefield_models::molecule::Result<()> {
+        let convention = Convention { charge: self.system.charge, ..convention };
+        let graph = perceiver.perceive(&self.system.types, &self.positions, convention)?;
+        self.set_graph(graph);
+        Ok(())
+    }
+
+    /// Takes over a graph of the frame's atoms, and the topology's bonds from it.
+    pub(crate) fn set_graph(&mut self, graph: Graph) {
+        let mut bonds: Vec<(u32, u32)> = graph.bonds().iter().map(|b| (b.atoms.0.min(b.atoms.1), b.atoms.0.max(b.atoms.1))).collect();
+        bonds.sort_unstable();
+        if bonds != self.system.bonds {
+            Arc::make_mut(&mut self.system).bonds = bonds;
+        }
+        self.graph = Some(Arc::new(graph));
     }
 
     /// Checks lengths and that all numbers are finite; `path` and `frame` are for the message.
@@ -93,6 +125,7 @@ impl Frame {
             positions: pick(self.positions),
             velocities: self.velocities.map(pick),
             forces: self.forces.map(pick),
+            graph: self.graph.filter(|_| atoms.iter().copied().eq(0..self.system.len())),
             system,
             ..self
         }

@@ -3,7 +3,7 @@
 //!
 //! Everything from outside is hostile until parsed: sizes are bounded, numbers finite, elements known, errors typed
 //! ([`IoError`]: file, frame, place, remedy). All readers are our own, because chemfiles' crash on corrupt files; chemfiles
-//! writes SDF, MOL2, GRO, XTC, TRR, NetCDF and LAMMPS data, and evaluates selections by name.
+//! writes MOL2, GRO, XTC, TRR, NetCDF and LAMMPS data, and evaluates selections by name.
 //!
 //! A file that ends inside a frame gives its whole frames and then [`IoError::Truncated`]. Where the end of a text file is
 //! merely suspicious (a last line without line end, PDB without END, mmCIF without `#`, SDF without `$$$$`) there is a
@@ -39,6 +39,7 @@ mod netcdf;
 mod pdb;
 mod range;
 mod sdf;
+mod sdf_write;
 mod selection;
 mod structure;
 pub mod table;
@@ -53,7 +54,7 @@ pub(crate) use frame::subsystem;
 pub use frame::{Frame, check_overlaps};
 pub use range::FrameRange;
 pub use selection::Selection;
-pub use structure::{pdb_text, write_frames};
+pub use structure::{pdb_text, sdf_text, write_frames};
 pub use warnings::take_warnings;
 pub use writer::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter};
 

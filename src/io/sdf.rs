@@ -5,9 +5,11 @@ use super::elements;
 use super::error::{IoError, Result};
 use super::frame::Frame;
 use super::lines::Lines;
+use super::sdf_write::GraphParts;
 use super::warnings::warn;
 use scorefield_integrators::units::NM_PER_ANGSTROM;
 use scorefield_integrators::{AtomName, System};
+use scorefield_models::molecule::{Atom, Bond, HEAVIEST};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,6 +100,7 @@ impl Source for SdfReader {
         let mut system = System { name, ..System::particles("", n, 0.0) };
         let mut positions = Vec::with_capacity(3 * n);
         let mut charge = 0;
+        let mut parts = GraphParts { atoms: Vec::with_capacity(n), bonds: Vec::with_capacity(m), whole: true };
         for i in 0..n {
             let line = self.line("an atom")?;
             for (a, axis) in ['x', 'y', 'z'].into_iter().enumerate() {
@@ -120,10 +123,11 @@ impl Source for SdfReader {
             system.masses[i] = mass;
             system.names[i] = AtomName { atom: elements::symbol(number).to_owned(), ..AtomName::default() };
             // 1 to 7 stand for charges 3 to -3, 4 for a radical.
-            charge += match self::number::<i32>(&line, 36, 39) {
-                Some(code @ 1..=7) if code != 4 => 4 - code,
-                _ => 0,
-            };
+            let code = self::number::<i8>(&line, 36, 39).unwrap_or(0);
+            let own = if matches!(code, 1..=3 | 5..=7) { 4 - code } else { 0 };
+            charge += i32::from(own);
+            parts.whole &= number <= u32::from(HEAVIEST);
+            parts.atoms.push(Atom { charge: own, radicals: u8::from(code == 4), ..Atom::new(number.min(u32::from(HEAVIEST)) as u8) });
         }
         for _ in 0..m {
             let line = self.line("a bond")?;
@@ -131,29 +135,53 @@ impl Source for SdfReader {
             match pair {
                 Some((i, j)) if i != j && (1..=n as u32).contains(&i) && (1..=n as u32).contains(&j) => {
                     system.bonds.push((i.min(j) - 1, i.max(j) - 1));
+                    let order = number::<u8>(&line, 6, 9).filter(|o| (1..=3).contains(o));
+                    parts.whole &= order.is_some();
+                    parts.bonds.push(Bond::new(i - 1, j - 1, order.unwrap_or(1)));
                 }
                 _ => return Err(self.fail(format!("`{line}` is no bond between two of the {n} atoms"))),
             }
         }
         system.bonds.sort_unstable();
         system.bonds.dedup();
-        // Charges of the property block replace those in the atoms' lines.
+        // Charges and radicals of the property block replace those in the atoms' lines.
         let mut listed = None;
         loop {
             let line = self.line("`M  END`")?;
             if line.starts_with("M  END") {
                 break;
             }
-            if let Some(list) = line.strip_prefix("M  CHG") {
-                let numbers: Option<Vec<i32>> = list.split_whitespace().skip(1).map(|x| x.parse().ok()).collect();
-                let Some(numbers) = numbers.filter(|n| n.len() % 2 == 0 && n.iter().all(|c| c.abs() < 1000)) else {
-                    return Err(self.fail(format!("`{line}` is no list of atoms and charges")));
+            let Some((name, list)) = ["CHG", "RAD", "ISO"].iter().find_map(|k| Some((*k, line.strip_prefix("M  ")?.strip_prefix(k)?)))
+            else {
+                continue;
+            };
+            let numbers: Option<Vec<i32>> = list.split_whitespace().skip(1).map(|x| x.parse().ok()).collect();
+            let Some(numbers) = numbers.filter(|n| n.len() % 2 == 0 && n.iter().all(|c| c.abs() < 1000)) else {
+                return Err(self.fail(format!("`{line}` is no list of atoms and numbers")));
+            };
+            if name != "ISO" && listed.is_none() {
+                parts.atoms.iter_mut().for_each(|a| (a.charge, a.radicals) = (0, 0));
+                listed = Some(0);
+            }
+            for pair in numbers.chunks_exact(2) {
+                let atom = usize::try_from(pair[0]).ok().and_then(|i| parts.atoms.get_mut(i.wrapping_sub(1)));
+                let (Some(atom), Ok(value)) = (atom, i8::try_from(pair[1]).or(if name == "ISO" { Ok(0) } else { Err(()) })) else {
+                    return Err(self.fail(format!("`{line}` names atom {} of {n} with {}", pair[0], pair[1])));
                 };
-                *listed.get_or_insert(0) += numbers.chunks_exact(2).map(|pair| pair[1]).sum::<i32>();
+                match name {
+                    "CHG" => {
+                        atom.charge = value;
+                        listed = listed.map(|sum: i32| sum + i32::from(value));
+                    }
+                    // Singlet, doublet, triplet.
+                    "RAD" => atom.radicals = [0, 2, 1, 2].get(value as usize).copied().unwrap_or(0),
+                    _ => atom.isotope = u16::try_from(pair[1]).unwrap_or(0),
+                }
             }
         }
         system.charge = listed.unwrap_or(charge);
         let mut frame = Frame::new(Arc::new(system), positions);
+        frame.graph = parts.graph().map(Arc::new);
         frame.title = title;
         let mut key: Option<String> = None;
         let mut closed = false;

@@ -4,13 +4,13 @@ use super::atomic::{Temporary, write_atomically};
 use super::error::{IoError, Result};
 use super::format::{Engine, Format, Own};
 use super::frame::{self, Frame};
-use super::{backend, dcd, lammps, mmcif, pdb, xyz};
+use super::{backend, dcd, lammps, mmcif, pdb, sdf_write, xyz};
 use std::path::Path;
 
 /// Writes frames to a new file in the format of its extension, or the one named; an old file is replaced once the new one is whole.
 ///
-/// Energies and forces are kept by (extended) XYZ, in eV and eV/Å as ASE reads them; other formats keep positions, the
-/// cell, velocities where they have a place for them, names and bonds.
+/// Energies and forces are kept by (extended) XYZ, in eV and eV/Å as ASE reads them; SDF keeps bond
+/// orders, charges and properties; other formats keep positions, the cell, velocities where they have a place for them, names and bonds.
 ///
 /// # Errors
 /// Where there are no frames, a number is not finite, the format cannot hold the frames, or the disk refuses.
@@ -41,6 +41,11 @@ pub fn write_frames(path: impl AsRef<Path>, format: Option<&str>, frames: &[Fram
             mmcif::format_mmcif(frames, &mut text);
             write_atomically(path, |w| w.write_all(text.as_bytes()))
         }
+        Engine::Own(Own::Sdf, _) => {
+            let mut text = String::new();
+            frames.iter().try_for_each(|f| sdf_write::format_sdf(path, f, &mut text))?;
+            write_atomically(path, |w| w.write_all(text.as_bytes()))
+        }
         Engine::Dcd => write_dcd(path, frames),
         _ => {
             let temporary = Temporary::beside(path)?;
@@ -62,6 +67,16 @@ pub fn pdb_text(frame: &Frame) -> Result<String> {
     let path = Path::new(&frame.system.name);
     check_orientation(path, frame)?;
     pdb::format_pdb(path, std::slice::from_ref(frame))
+}
+
+/// A frame as one record of an SDF file, dollars included.
+///
+/// # Errors
+/// Where the format cannot hold it.
+pub fn sdf_text(frame: &Frame) -> Result<String> {
+    let mut text = String::new();
+    sdf_write::format_sdf(Path::new(&frame.system.name), frame, &mut text)?;
+    Ok(text)
 }
 
 fn write_text(path: &Path, frames: &[Frame], format: fn(&Frame, &mut String)) -> Result<()> {

@@ -282,17 +282,17 @@ fn written_files_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let frames: Vec<Frame> =
         read_frames(fixture("two.dcd"), &options("two.dcd")).unwrap().map(|f| Frame { time: None, ..f.unwrap() }).collect();
-    let mut names = vec![("a.xyz", 1e-8), ("a.extxyz", 1e-8), ("a.dcd", 1e-7), ("a.lammpstrj", 1e-8), ("a.pdb", 6e-5), ("a.cif", 6e-7)];
+    let mut names = vec![
+        ("a.xyz", 1e-8),
+        ("a.extxyz", 1e-8),
+        ("a.dcd", 1e-7),
+        ("a.lammpstrj", 1e-8),
+        ("a.pdb", 6e-5),
+        ("a.cif", 6e-7),
+        ("a.sdf", 6e-6),
+    ];
     if cfg!(feature = "chemfiles") {
-        names.extend([
-            ("a.sdf", 6e-6),
-            ("a.mol2", 1e-6),
-            ("a.gro", 6e-4),
-            ("a.xtc", 6e-4),
-            ("a.trr", 1e-6),
-            ("a.nc", 1e-6),
-            ("a.lmp", 1e-6),
-        ]);
+        names.extend([("a.mol2", 1e-6), ("a.gro", 6e-4), ("a.xtc", 6e-4), ("a.trr", 1e-6), ("a.nc", 1e-6), ("a.lmp", 1e-6)]);
     }
     for (name, tolerance) in names {
         let path = dir.path().join(name);
@@ -333,4 +333,42 @@ fn written_files_are_read_back() {
     }
     write_frames(dir.path().join("b.extxyz"), None, std::slice::from_ref(&rotated)).unwrap();
     assert_eq!(read_structure(dir.path().join("b.extxyz")).unwrap().cell, rotated.cell);
+}
+
+#[test]
+fn sdf_keeps_the_graph() {
+    use scorefield_models::molecule::{Convention, Perceiver};
+    let dir = tempfile::tempdir().unwrap();
+    // Glycine as a zwitterion, methyl, and carbon monoxide, in Å.
+    let zwitterion = "10\nglycine\nN -1.940 0.060 0.010\nC -0.520 -0.290 0.010\nC 0.420 0.920 0.010\nO 1.610 0.600 -0.010\n\
+                      O -0.090 2.050 0.020\nH -2.100 1.080 0.010\nH -2.400 -0.340 0.840\nH -2.400 -0.350 -0.810\n\
+                      H -0.330 -0.900 0.900\nH -0.330 -0.900 -0.880\n";
+    let methyl = "4\nmethyl\nC 0 0 0\nH 1.09 0 0\nH -0.54 0.94 0\nH -0.54 -0.94 0\n";
+    let input = dir.path().join("in.xyz");
+    fs::write(&input, format!("{zwitterion}{methyl}2\ncarbon monoxide\nC 0 0 0\nO 1.13 0 0\n")).unwrap();
+    let mut perceiver = Perceiver::new();
+    let mut frames: Vec<Frame> = read_frames(&input, &options("in.xyz")).unwrap().map(|f| f.unwrap()).collect();
+    for (frame, convention) in frames.iter_mut().zip([Convention::default(), Convention::without_charges(), Convention::default()]) {
+        frame.perceive_bonds(&mut perceiver, convention).unwrap();
+        frame.properties.insert("source".into(), "a test\n\n$$$$\nof two lines".into());
+    }
+    let charges: Vec<i8> = frames[0].graph.as_ref().unwrap().atoms().iter().map(|a| a.charge).collect();
+    assert_eq!(charges.iter().filter(|q| **q != 0).copied().collect::<Vec<_>>(), [1, -1]);
+    assert_eq!(frames[1].graph.as_ref().unwrap().radicals(), 1);
+    let path = dir.path().join("out.sdf");
+    write_frames(&path, None, &frames).unwrap();
+    let read: Vec<Frame> = read_frames(&path, &options("out.sdf")).unwrap().map(|f| f.unwrap()).collect();
+    assert_eq!(read.len(), 3);
+    for (a, b) in read.iter().zip(&frames) {
+        assert_eq!(a.graph, b.graph, "{}", b.system.name);
+        assert_eq!(a.properties["source"], "a test\nof two lines");
+        assert_eq!(a.system.charge, 0);
+    }
+    // Too many atoms; an atom far out.
+    let mut far = frames[2].clone();
+    far.positions[0] = 2e4;
+    assert!(write_frames(&path, None, &[far]).unwrap_err().to_string().contains("columns"));
+    let many = System::particles("many", 1000, 1.0);
+    let many = Frame::new(std::sync::Arc::new(many), (0..3000).map(f64::from).collect());
+    assert!(write_frames(&path, None, &[many]).unwrap_err().to_string().contains("999"));
 }

@@ -47,6 +47,17 @@ impl Graph {
         Numbering { order: order.into_iter().map(|k| skeleton.atoms[k]).collect(), identity: Identity(code.into()) }
     }
 
+    /// Colours of atoms by what surrounds them, equal for atoms that a symmetry of the constitution exchanges; `usize::MAX` for
+    /// hydrogens that are counted on their neighbours.
+    pub(super) fn surroundings(&self) -> Vec<usize> {
+        let skeleton = Skeleton::new(self, Compare::Constitution);
+        let search = Search { skeleton: &skeleton, best: None, automorphisms: Vec::new() };
+        let colours = search.refine(skeleton.first_colours());
+        let mut of_atom = vec![usize::MAX; self.len()];
+        skeleton.atoms.iter().zip(colours).for_each(|(&i, c)| of_atom[i] = c);
+        of_atom
+    }
+
     /// Hydrogen that is no more than one of its neighbour's: neutral, of natural mass, on one single bond to a heavier atom.
     pub(super) fn is_plain_hydrogen(&self, i: usize) -> bool {
         let a = self.atoms()[i];
@@ -56,6 +67,14 @@ impl Graph {
             && a.hydrogens == 0
             && self.degree(i) == 1
             && self.atoms()[self.neighbours(i)[0].atom as usize].element > 1
+    }
+}
+
+impl Graph {
+    /// Hydrogen `i` is all that shows the arrangement at its end of a double bond (`[H]/N=C/C`).
+    fn shows_arrangement(&self, i: usize) -> bool {
+        let end = self.neighbours(i)[0].atom as usize;
+        self.degree(end) == 2 && self.neighbours(end).iter().any(|n| self.bonds()[n.bond as usize].stereo.is_some())
     }
 }
 
@@ -78,7 +97,7 @@ impl Skeleton {
         let mut place = vec![None; graph.len()];
         let mut atoms = Vec::new();
         for i in 0..graph.len() {
-            if !graph.is_plain_hydrogen(i) {
+            if !graph.is_plain_hydrogen(i) || (compare == Compare::Stereo && graph.shows_arrangement(i)) {
                 place[i] = Some(atoms.len());
                 atoms.push(i);
             }

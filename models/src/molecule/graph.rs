@@ -241,3 +241,17 @@ impl Graph {
         format!("atom {i} ({})", element(self.atoms[i].element).symbol)
     }
 }
+
+impl Graph {
+    /// The molecule with all hydrogens as atoms, after the others: first those of atom 0, then of atom 1, and so on.
+    pub fn with_hydrogens(&self) -> Graph {
+        let (mut atoms, mut bonds) = (self.atoms.clone(), self.bonds.clone());
+        for i in 0..self.len() {
+            for _ in 0..std::mem::take(&mut atoms[i].hydrogens) {
+                bonds.push(Bond::new(i as u32, atoms.len() as u32, 1));
+                atoms.push(Atom::new(1));
+            }
+        }
+        Graph::new(atoms, bonds)
+    }
+}

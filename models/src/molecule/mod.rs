@@ -6,12 +6,18 @@ mod canonical;
 mod connectivity;
 mod element;
 mod error;
+mod features;
 mod graph;
+mod hybridisation;
 mod matching;
 mod perceive;
 mod rings;
 mod sanitize;
+mod smiles;
+#[cfg(test)]
+mod smiles_tests;
 mod stability;
+mod stereo;
 #[cfg(test)]
 mod tests;
 mod validity;
@@ -19,7 +25,9 @@ mod validity;
 pub use canonical::{Compare, Identity, Numbering};
 pub use element::{Element, HEAVIEST};
 pub use error::{Error, Result};
+pub use features::{Features, UNREACHABLE, Vocabulary};
 pub use graph::{Atom, Bond, Chirality, DoubleBondStereo, Graph, Neighbour};
+pub use hybridisation::Hybridisation;
 pub use perceive::{Convention, Perceiver};
 pub use rings::Rings;
 pub use stability::Stability;

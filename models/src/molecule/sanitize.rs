@@ -30,7 +30,7 @@ pub(super) fn clean_up(graph: &mut Graph) {
 
 /// The first neutral neighbour of `i` that is `partner` and bonded with `order` takes the charge −1 and the bond one order
 /// less.
-fn separate(graph: &mut Graph, i: usize, partner: u8, order: u8) {
+pub(super) fn separate(graph: &mut Graph, i: usize, partner: u8, order: u8) {
     let found = graph.neighbours(i).iter().copied().find(|n| {
         let other = graph.atoms()[n.atom as usize];
         other.element == partner && other.charge == 0 && graph.bonds()[n.bond as usize].order == order
@@ -85,7 +85,7 @@ fn halogen(graph: &mut Graph, i: usize) {
 }
 
 /// Atoms that stay hypervalent although their charge gives them the electrons of a halogen or noble gas.
-fn stays_hypervalent(number: u8, effective: i32) -> bool {
+pub(super) fn stays_hypervalent(number: u8, effective: i32) -> bool {
     (effective > 16 && matches!(number, 15 | 16)) || (effective > 34 && matches!(number, 33 | 34))
 }
 
