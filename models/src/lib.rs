@@ -14,6 +14,7 @@ pub mod local;
 mod matrix;
 pub mod mechanics;
 pub mod molecule;
+pub mod painn;
 pub mod scoremd;
 pub mod so3lr;
 pub mod spec;
