@@ -190,6 +190,8 @@ pub(super) struct Layout {
     pub(super) len: usize,
     /// Place of each real parameter, in the order of the entries and of their elements in files.
     pub(super) map: Vec<usize>,
+    /// Places that hold nothing.
+    pub(super) padding: Vec<usize>,
 }
 
 impl Layout {
@@ -236,7 +238,10 @@ impl Layout {
                 }
             });
         }
-        Layout { entries: b.entries, embedding, filter, filter_bias, layers, head, len: b.len, map: b.map }
+        let mut real = vec![false; b.len];
+        b.map.iter().for_each(|&place| real[place] = true);
+        let padding = (0..b.len).filter(|&place| !real[place]).collect();
+        Layout { entries: b.entries, embedding, filter, filter_bias, layers, head, len: b.len, map: b.map, padding }
     }
 
     /// Padded parameters from real ones.

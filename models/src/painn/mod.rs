@@ -16,3 +16,5 @@ pub use provider::{PainnProvider, PainnSpec};
 
 #[cfg(test)]
 mod network_tests;
+#[cfg(test)]
+mod tests;

@@ -472,6 +472,8 @@ impl<T: SimdReal> Work<T> {
                     *e += g;
                 }
             }
+            // Norms of padded columns are √ε, not zero.
+            p.layout.padding.iter().for_each(|&place| gradient[place] = T::default());
         }
     }
 

@@ -66,7 +66,8 @@ impl NoiseSettings {
         } else {
             self.mean + self.deviation * noise.normals(1, row, step, Purpose::TrainingPlace)[0]
         };
-        ln.clamp(low, high).exp()
+        // Rounding must not lead out again.
+        ln.exp().clamp(self.smallest, self.largest)
     }
 
     /// Weight of a row in the loss.
