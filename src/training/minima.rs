@@ -392,7 +392,10 @@ impl<T: SimdReal + Root> Run<'_, T> {
             title: "Losses".into(),
             x_label: "step".into(),
             y_label: "weighted mean square".into(),
-            series: [series("training", "loss"), series("validation", "validation_loss")].into_iter().filter(|s| !s.points.is_empty()).collect(),
+            series: [series("training", "loss"), series("validation", "validation_loss")]
+                .into_iter()
+                .filter(|s| !s.points.is_empty())
+                .collect(),
             log_y: true,
             ..LinePlot::default()
         });

@@ -7,8 +7,8 @@
 use super::config::PainnConfig;
 use crate::matrix::{PAD, padded};
 use pulp::{Simd, WithSimd};
-use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal};
 use scorefield_integrators::DType;
+use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal};
 
 /// Rows of the filter that are summed in one pass.
 const PASS: usize = 6;
@@ -103,7 +103,14 @@ pub(super) struct Filter<'a, T> {
 
 /// `out = Σ_k weights[k] values[start + k] + weights[band] bias`.
 #[inline(always)]
-fn filter_row<V: Lanes>(t: V::Token, filter: Filter<'_, V::Scalar>, band: usize, weights: &[V::Scalar; STEP], start: u32, out: &mut [V::Scalar]) {
+fn filter_row<V: Lanes>(
+    t: V::Token,
+    filter: Filter<'_, V::Scalar>,
+    band: usize,
+    weights: &[V::Scalar; STEP],
+    start: u32,
+    out: &mut [V::Scalar],
+) {
     let len = out.len();
     let out = V::slice_mut(t, out);
     let bias = V::slice(t, &filter.bias[filter.base..filter.base + len]);

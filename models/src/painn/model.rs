@@ -176,7 +176,8 @@ impl PainnModel {
         let ([cutoff], [mean]) = (&cutoff[..], &mean[..]) else { return Err(refuse("its cutoff or mean is no single number".into())) };
         let mut config = PainnConfig { radial: offsets.len(), cutoff: *cutoff, ..PainnConfig::preset("painn").unwrap_or_default() };
         let even = |(k, &o): (usize, &f64)| (o - k as f64 * config.spacing()).abs() < 1e-5 * cutoff;
-        if offsets.len() < 2 || !offsets.iter().enumerate().all(even) || widths.iter().any(|w| (w - config.spacing()).abs() > 1e-5 * cutoff) {
+        if offsets.len() < 2 || !offsets.iter().enumerate().all(even) || widths.iter().any(|w| (w - config.spacing()).abs() > 1e-5 * cutoff)
+        {
             return Err(refuse("its radial functions are not evenly spaced from 0 to the cutoff, as wide as they are apart".into()));
         }
         if references.iter().any(|&r| r != 0.0) {

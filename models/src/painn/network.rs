@@ -157,7 +157,12 @@ impl<T: SimdReal> Parameters<T> {
     fn filter(&self, layer: usize) -> Filter<'_, T> {
         let width = 3 * padded(self.config.features);
         let stride = self.config.layers * width;
-        Filter { values: &self.values[self.layout.filter.clone()], bias: &self.values[self.layout.filter_bias.clone()], stride, base: layer * width }
+        Filter {
+            values: &self.values[self.layout.filter.clone()],
+            bias: &self.values[self.layout.filter_bias.clone()],
+            stride,
+            base: layer * width,
+        }
     }
 }
 
@@ -413,7 +418,13 @@ impl<T: SimdReal> Work<T> {
 
     /// From gradients of the results to those of parameters, added to `gradient [layout.len]`, and of positions, added to
     /// `positions [A, 3]`.
-    pub(super) fn backward(&mut self, p: &Parameters<T>, seed: Seed<'_, T>, mut gradient: Option<&mut [T]>, mut positions: Option<&mut [T]>) {
+    pub(super) fn backward(
+        &mut self,
+        p: &Parameters<T>,
+        seed: Seed<'_, T>,
+        mut gradient: Option<&mut [T]>,
+        mut positions: Option<&mut [T]>,
+    ) {
         let (atoms, f) = (self.types.len(), padded(p.config.features));
         match seed {
             Seed::Vectors(g) => self.vectors_back(p, g, gradient.as_deref_mut()),
@@ -441,7 +452,8 @@ impl<T: SimdReal> Work<T> {
             self.ga[..3 * atoms * f].fill(T::default());
             let filter = p.filter(l);
             let parameters = gradient.as_deref_mut().map(|g| {
-                let (values, bias) = g[p.layout.filter.start..p.layout.filter_bias.end].split_at_mut(p.layout.filter_bias.start - p.layout.filter.start);
+                let (values, bias) =
+                    g[p.layout.filter.start..p.layout.filter_bias.end].split_at_mut(p.layout.filter_bias.start - p.layout.filter.start);
                 FilterGradient { values, bias, stride: filter.stride, base: filter.base }
             });
             dispatch(MessagesBack {

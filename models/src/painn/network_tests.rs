@@ -32,7 +32,10 @@ type Molecule = (Vec<u32>, Vec<f64>, f64);
 
 fn molecules() -> Vec<Molecule> {
     let place = |n: usize, seed: u64| -> Vec<f64> {
-        (0..n).flat_map(|i| Noise::new(seed).normals(i as u32, 0, 0, scorefield_integrators::Purpose::Displacement)).map(|x| 1.5 * x).collect()
+        (0..n)
+            .flat_map(|i| Noise::new(seed).normals(i as u32, 0, 0, scorefield_integrators::Purpose::Displacement))
+            .map(|x| 1.5 * x)
+            .collect()
     };
     vec![(vec![6, 1, 8, 1], place(4, 1), -0.3), (vec![7], place(1, 2), 0.2), (vec![1, 1, 6, 7, 8, 6, 1], place(7, 3), 0.7)]
 }
@@ -73,7 +76,8 @@ fn plain(config: &PainnConfig, values: &[f64], (types, x, time): &Molecule) -> V
     };
     let silu = |x: Vec<f64>| -> Vec<f64> { x.into_iter().map(|x| x / (1.0 + (-x).exp())).collect() };
     let (f, n) = (config.features, types.len());
-    let mut q: Vec<Vec<f64>> = types.iter().map(|&z| tensors["representation.embedding.weight"][z as usize * f..(z as usize + 1) * f].to_vec()).collect();
+    let mut q: Vec<Vec<f64>> =
+        types.iter().map(|&z| tensors["representation.embedding.weight"][z as usize * f..(z as usize + 1) * f].to_vec()).collect();
     let mut mu = vec![vec![vec![0.0; f]; 3]; n];
     for l in 0..config.layers {
         let x_of: Vec<Vec<f64>> = q
@@ -92,8 +96,9 @@ fn plain(config: &PainnConfig, values: &[f64], (types, x, time): &Molecule) -> V
                     continue;
                 }
                 let fc = 0.5 * ((std::f64::consts::PI * d / config.cutoff).cos() + 1.0);
-                let phi: Vec<f64> =
-                    (0..config.radial).map(|k| (-(d - k as f64 * config.spacing()).powi(2) / (2.0 * config.spacing().powi(2))).exp()).collect();
+                let phi: Vec<f64> = (0..config.radial)
+                    .map(|k| (-(d - k as f64 * config.spacing()).powi(2) / (2.0 * config.spacing().powi(2))).exp())
+                    .collect();
                 let w: Vec<f64> = dense("representation.filter_net", &phi)[3 * f * l..3 * f * (l + 1)].iter().map(|w| w * fc).collect();
                 for a in 0..f {
                     new_q[i][a] += w[a] * x_of[j][a];

@@ -227,7 +227,8 @@ mod tests {
             shorter += usize::from(length(&b) < length(&a) - 1e-9);
             for element in [1, 6, 8] {
                 let of = |r: &Row| {
-                    let mut x: Vec<[i64; 3]> = (0..6).filter(|&i| TYPES[i] == element).map(|i| [0, 1, 2].map(|k| (r.x[3 * i + k] * 1e6) as i64)).collect();
+                    let mut x: Vec<[i64; 3]> =
+                        (0..6).filter(|&i| TYPES[i] == element).map(|i| [0, 1, 2].map(|k| (r.x[3 * i + k] * 1e6) as i64)).collect();
                     x.sort_unstable();
                     x
                 };

@@ -4,9 +4,9 @@ use super::config::{Layout, PainnConfig};
 use super::model::{Output as Meaning, PainnModel};
 use super::network::{Parameters, Seed, Work};
 use crate::error::Result;
+use scorefield_integrators::Result as ContractResult;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::{Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output};
-use scorefield_integrators::Result as ContractResult;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,9 @@ impl<T: SimdReal> Prepared<T> {
     fn evaluate(&mut self, p: &Parameters<T>, meaning: Meaning, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
         let batch = input.batch;
         let Some(work) = self.work.as_mut().filter(|_| self.atoms == batch.atoms()) else {
-            return Err(ContractError::Invalid("PaiNN was asked for forces of another batch than it was prepared for; prepare it anew".into()));
+            return Err(ContractError::Invalid(
+                "PaiNN was asked for forces of another batch than it was prepared for; prepare it anew".into(),
+            ));
         };
         let positions = input.positions.typed::<T>()?;
         let needs_level = p.config.time || matches!(meaning, Meaning::Noise { .. });

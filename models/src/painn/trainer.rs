@@ -369,12 +369,8 @@ impl<T: SimdReal + Root> Trainer<T> {
 
     /// Everything that a run goes on from; `header` is the caller's, JSON.
     pub fn save(&self, header: serde_json::Value) -> StateFile {
-        let parts = [
-            ("parameters", &self.values),
-            ("average", &self.average),
-            ("first", &self.moments.first),
-            ("second", &self.moments.second),
-        ];
+        let parts =
+            [("parameters", &self.values), ("average", &self.average), ("first", &self.moments.first), ("second", &self.moments.second)];
         let arrays = parts.into_iter().map(|(name, values)| {
             let mut array = Array::zeros(T::DTYPE, values.len());
             if let Some(slice) = T::slice_mut(&mut array) {
