@@ -129,9 +129,12 @@ impl PainnConfig {
             return refuse("head-layers", &self.head_layers, "give 1 to 8");
         }
         for (name, value) in [("distance-epsilon", self.distance_epsilon), ("norm-epsilon", self.norm_epsilon)] {
-            if !(value >= 0.0 && value < 1.0) {
+            if !(0.0..1.0).contains(&value) {
                 return refuse(name, &value, "give a small number, for example 1e-8");
             }
+        }
+        if self.norm_epsilon == 0.0 {
+            return refuse("norm-epsilon", &0, "vectors of no length would have no derivative; give 1e-8");
         }
         if self.time && self.head == Head::Energy {
             return refuse("time", &self.time, "only a direct head reads a noise level");

@@ -419,7 +419,7 @@ impl<T: SimdReal> WithSimd for Norms<'_, T> {
 
 /// The three rows of atom `i`, of each the columns from `first` on.
 #[inline(always)]
-fn three<'a, V: Lanes>(t: V::Token, all: &'a [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&'a [V]; 3] {
+fn three<V: Lanes>(t: V::Token, all: &[V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&[V]; 3] {
     let n = len / V::LANES;
     let at = |k: usize| (3 * i + k) * stride + first;
     [&V::slice(t, &all[at(0)..at(0) + len])[..n], &V::slice(t, &all[at(1)..at(1) + len])[..n], &V::slice(t, &all[at(2)..at(2) + len])[..n]]
@@ -427,7 +427,7 @@ fn three<'a, V: Lanes>(t: V::Token, all: &'a [V::Scalar], i: usize, stride: usiz
 
 /// The same to write to.
 #[inline(always)]
-fn three_mut<'a, V: Lanes>(t: V::Token, all: &'a mut [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&'a mut [V]; 3] {
+fn three_mut<V: Lanes>(t: V::Token, all: &mut [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&mut [V]; 3] {
     let n = len / V::LANES;
     let rows = &mut all[3 * i * stride..3 * (i + 1) * stride];
     let (a, rows) = rows.split_at_mut(stride);

@@ -14,7 +14,7 @@ use std::path::Path;
 /// Name of the architecture in files.
 pub const ARCHITECTURE: &str = "painn";
 /// 1 eV/Å² in kJ/mol/nm².
-pub const EV_PER_SQUARE_ANGSTROM: f64 = 9648.533_212_331;
+pub const EV_PER_SQUARE_ANGSTROM: f64 = 9_648.533_212_331;
 /// 1 kcal/mol in kJ/mol.
 const KCAL: f64 = 4.184;
 /// Å per nm.

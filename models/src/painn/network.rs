@@ -108,7 +108,7 @@ enum Block<T> {
     /// Of an energy.
     Dense(Dense<T>),
     /// Of vectors: channel mix and perceptron.
-    Gated(Dense<T>, Perceptron<T>),
+    Gated(Box<(Dense<T>, Perceptron<T>)>),
 }
 
 /// Parameters, packed for products. Shared by all threads.
@@ -128,7 +128,7 @@ impl<T: SimdReal> Parameters<T> {
             mixing: Perceptron::new(&l.mixing),
         });
         let head = layout.head.iter().map(|b| match &b.mix {
-            Some(mix) => Block::Gated(Dense::new(mix), Perceptron::new(&b.dense)),
+            Some(mix) => Block::Gated(Box::new((Dense::new(mix), Perceptron::new(&b.dense)))),
             None => Block::Dense(Dense::new(&b.dense[0])),
         });
         let (layers, head) = (layers.collect(), head.collect());
@@ -146,9 +146,9 @@ impl<T: SimdReal> Parameters<T> {
         for block in &mut self.head {
             match block {
                 Block::Dense(dense) => dense.load(values),
-                Block::Gated(mix, perceptron) => {
-                    mix.load(values);
-                    perceptron.load(values);
+                Block::Gated(gated) => {
+                    gated.0.load(values);
+                    gated.1.load(values);
                 }
             }
         }
@@ -398,7 +398,8 @@ impl<T: SimdReal> Work<T> {
     fn vectors(&mut self, p: &Parameters<T>) {
         let atoms = self.types.len();
         for (k, block) in p.head.iter().enumerate() {
-            let Block::Gated(mix, perceptron) = block else { continue };
+            let Block::Gated(gated) = block else { continue };
+            let (mix, perceptron) = &**gated;
             let (before, after) = self.head.split_at_mut(k + 1);
             let (now, next) = (&mut before[k], &mut after[0]);
             let shape = block_shape(mix, perceptron, p.config.norm_epsilon);
@@ -516,7 +517,8 @@ impl<T: SimdReal> Work<T> {
         gmu[..3 * atoms * PAD].fill(T::default());
         gmu.iter_mut().step_by(PAD).zip(&seed[..3 * atoms]).for_each(|(g, &s)| *g = s);
         for (k, block) in p.head.iter().enumerate().rev() {
-            let Block::Gated(mix, perceptron) = block else { continue };
+            let Block::Gated(gated) = block else { continue };
+            let (mix, perceptron) = &**gated;
             let saved = &self.head[k];
             let shape = block_shape(mix, perceptron, p.config.norm_epsilon);
             let after = (k + 1 < p.head.len()).then_some(&gq[..]);
