@@ -436,3 +436,47 @@ impl<T: SimdReal + Root> Run<'_, T> {
         .map_err(|e| Error::Run(e.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Water and carbon monoxide: one to train on, one to test.
+    fn file() -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(2u32.to_le_bytes());
+        bytes.extend(5u32.to_le_bytes());
+        bytes.extend(0.5f32.to_le_bytes());
+        bytes.extend([7u32, 9].iter().flat_map(|id| id.to_le_bytes()));
+        bytes.extend([3, 2, 0, 2, 8, 1, 1, 6, 8]);
+        bytes.extend((0..15i16).flat_map(|x| (x - 7).to_le_bytes()));
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Molecules> {
+        let mut all = Molecules { offsets: vec![0], ..Molecules::default() };
+        packed(Path::new("molecules.bin"), &bytes[8..], &mut all).map(|()| all)
+    }
+
+    #[test]
+    fn packed_molecules_are_read() {
+        let all = read(&file()).unwrap();
+        assert_eq!((all.offsets, all.types), (vec![0, 3, 5], vec![8, 1, 1, 6, 8]));
+        assert_eq!((all.training, all.validation), (vec![0], vec![]));
+        assert_eq!((all.positions[0], all.positions[14]), (-3.5, 3.5));
+    }
+
+    #[test]
+    fn damaged_packed_files_are_refused() {
+        let good = file();
+        for n in 8..good.len() {
+            assert!(read(&good[..n]).is_err(), "{n}");
+        }
+        let mut odd = good.clone();
+        odd[28] = 4;
+        assert!(read(&odd).unwrap_err().to_string().contains("as many atoms"));
+        let mut huge = good;
+        huge[8..16].fill(0xff);
+        assert!(read(&huge).unwrap_err().to_string().contains("size"));
+    }
+}
