@@ -15,6 +15,7 @@ pub mod local;
 mod matrix;
 pub mod mechanics;
 pub mod molecule;
+pub mod painn;
 pub mod remote;
 pub mod scoremd;
 pub mod so3lr;

@@ -26,6 +26,7 @@ use crate::external::ExternalSpec;
 use crate::gpff::oracle::OracleSpec;
 use crate::local::LocalForces;
 use crate::mechanics::Mechanics;
+use crate::painn::{PainnModel, PainnProvider, PainnSpec};
 use crate::remote::{Open, RemoteSpec, nobody};
 use crate::scoremd::provider::{ScoreProvider, ScoreSpec};
 use crate::so3lr::So3lrSpec;
@@ -44,7 +45,7 @@ const MAX_TOML_BYTES: u64 = 1 << 20;
 const MAX_XML_BYTES: u64 = 1 << 30;
 
 /// Learned architectures that weights may name.
-const ARCHITECTURES: &[&str] = &["ani2x", "ani1x", "ani1ccx", crate::scoremd::model::ARCHITECTURE];
+const ARCHITECTURES: &[&str] = &["ani2x", "ani1x", "ani1ccx", crate::painn::model::ARCHITECTURE, crate::scoremd::model::ARCHITECTURE];
 
 /// A description of a force provider, as written on the command line or in a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +79,8 @@ pub enum ProviderSpec {
     Ani1ccx(AniSpec),
     /// SO3LR.
     So3lr(So3lrSpec),
+    /// PaiNN, a potential or a generative pseudo-force field.
+    Painn(PainnSpec),
     /// A diffusion model's score.
     Scoremd(ScoreSpec),
     /// The exact pseudo-force field of a few structures.
@@ -287,6 +290,12 @@ const KINDS: &[KindInfo] = &[
             parameter("weights", "", "the safetensors file of published weights"),
             parameter("cutoff", "", "cutoff of charges and dispersion, by default `1000 A` (gas phase)"),
         ],
+    },
+    KindInfo {
+        name: "painn",
+        aliases: &["gpff"],
+        summary: "PaiNN: a potential, or pseudo-forces from noisy structures towards minima",
+        parameters: &[parameter("weights", "", "the safetensors file, or the arrays (.npz) of a SchNetPack PaiNN")],
     },
     KindInfo {
         name: "scoremd",
@@ -518,6 +527,7 @@ impl ProviderSpec {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
+            ProviderSpec::Painn(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. }) => *file = folder.join(&*file),
             ProviderSpec::GpffOracle(s) => s.file = folder.join(&s.file),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
@@ -625,12 +635,16 @@ impl ProviderSpec {
                 file: file.clone(),
                 reason: format!("these are weights of SO3LR; write `so3lr:weights={}`", file.display()),
             }),
+            ProviderSpec::Painn(s) => Ok(alone(PainnProvider::open(&s.weights)?)),
             ProviderSpec::Scoremd(s) => Ok(score(s.build()?)),
             ProviderSpec::GpffOracle(s) => Ok(alone(s.build()?)),
             ProviderSpec::Weights { file } => {
                 let weights = WeightsFile::read(file)?;
                 if weights.metadata().architecture == crate::scoremd::model::ARCHITECTURE {
                     return Ok(score(ScoreSpec::of_weights(file, weights)?));
+                }
+                if weights.metadata().architecture == crate::painn::model::ARCHITECTURE {
+                    return Ok(alone(PainnProvider::new(PainnModel::of_weights(file, weights)?)));
                 }
                 Err(Error::Unknown {
                     context: file.display().to_string(),

@@ -4,6 +4,9 @@ use super::file::suggestion;
 use crate::dataset::DataSettings;
 use crate::error::{Error, Result};
 use scorefield_integrators::DType;
+use scorefield_models::painn::PainnConfig;
+use scorefield_models::painn::noising::NoiseSettings;
+use scorefield_models::painn::trainer::Objective;
 use scorefield_models::scoremd::config::ExpertConfig;
 use scorefield_models::scoremd::fokker_planck::{Formulas, Probe};
 use scorefield_models::scoremd::published::Variant;
@@ -18,18 +21,27 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Recipe {
-    /// Architecture; only `scoremd` today.
+    /// Architecture: `scoremd` (the default) or `painn`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// A published system, for example `alanine-dipeptide`.
+    /// A published system, for example `alanine-dipeptide`, or a pseudo-force field: `gpff`, `gpff-small`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
     /// `diffusion`, `mixture`, `fokker-planck` or `both`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<Variant>,
+    /// What a pseudo-force field learns: `pseudo-force` or `noise`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
     /// Networks of one's own, from the largest times to the smallest, instead of a preset.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<ExpertConfig>,
+    /// A PaiNN of one's own, instead of a preset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<PainnConfig>,
+    /// Noise that a pseudo-force field is trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseSettings>,
     /// What is trained on.
     pub data: DataSettings,
     /// How.
@@ -60,6 +72,15 @@ pub struct TrainSettings {
     /// Learning rate at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub final_learning_rate: Option<f64>,
+    /// How the learning rate of a pseudo-force field falls: `cosine` or `plateau`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleKind>,
+    /// With `plateau`: validations without improvement until the rate is halved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// With `plateau`: validations without improvement until training ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_after: Option<u64>,
     /// Steps until the learning rate has risen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<u64>,
@@ -117,6 +138,16 @@ pub struct TrainSettings {
     /// What happens when a loss is not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_finite: Option<NotFinite>,
+}
+
+/// How a learning rate falls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Down half a cosine, to the last step.
+    Cosine,
+    /// By halves, where validation does not improve.
+    Plateau,
 }
 
 /// What happens when a loss is not finite.

@@ -8,6 +8,7 @@
 //! | `recipe.toml` | the recipe with the flags that changed it |
 //! | `loss.svg`, `summary.json` | at the end |
 
+mod minima;
 mod plan;
 mod toy;
 
@@ -140,6 +141,12 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
     };
     let pool = runtime.pool.clone();
     // From inside the pool, sharing out work needs neither locks nor memory.
+    if minima::is_meant(&request.recipe) {
+        return pool.install(|| match dtype {
+            DType::F32 => minima::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
+            DType::F64 => minima::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
+        });
+    }
     pool.install(|| match dtype {
         DType::F32 => train::<f32>(request, recorded, &interrupt, runtime),
         DType::F64 => train::<f64>(request, recorded, &interrupt, runtime),

@@ -1,0 +1,20 @@
+//! PaiNN: equivariant message passing, as a force field with an energy, and as a generative pseudo-force field (GPFF,
+//! arXiv 2605.19050), whose vectors point from a noisy structure to the one it came from.
+
+mod assignment;
+pub mod config;
+mod kernels;
+pub mod model;
+mod network;
+pub mod noising;
+pub mod provider;
+pub mod trainer;
+
+pub use config::{Head, PainnConfig};
+pub use model::PainnModel;
+pub use provider::{PainnProvider, PainnSpec};
+
+#[cfg(test)]
+mod network_tests;
+#[cfg(test)]
+mod tests;

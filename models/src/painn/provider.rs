@@ -1,0 +1,259 @@
+//! PaiNN as a force provider: a potential, or pseudo-forces towards minima.
+
+use super::config::{Layout, PainnConfig};
+use super::model::{Output as Meaning, PainnModel};
+use super::network::{Parameters, Seed, Work};
+use crate::error::Result;
+use scorefield_integrators::Result as ContractResult;
+use scorefield_integrators::simd::SimdReal;
+use scorefield_integrators::{Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// Molecules are worked on together up to about so many atoms: enough rows for products, few enough for the caches.
+const ATOMS_PER_CHUNK: usize = 144;
+/// Å per nm.
+const ANGSTROMS: f64 = 10.0;
+
+/// The words `painn:weights=FILE`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PainnSpec {
+    /// A file of weights, or a SchNetPack PaiNN's arrays (`.npz`).
+    pub weights: PathBuf,
+}
+
+/// Parameters in both precisions, made when they are needed.
+struct Shared {
+    model: PainnModel,
+    single: OnceLock<Parameters<f32>>,
+    double: OnceLock<Parameters<f64>>,
+}
+
+fn pack<T: SimdReal>(model: &PainnModel) -> Parameters<T> {
+    let layout = Arc::new(Layout::new(&model.config));
+    let values: Vec<T> = layout.pad(&model.values).into_iter().map(T::from_f64).collect();
+    let mut parameters = Parameters::new(&model.config, layout);
+    parameters.load(&values);
+    parameters
+}
+
+/// Forces of a PaiNN.
+///
+/// A network with an energy gives `−∂E/∂x`. A network with vectors was trained on minima: its pseudo-forces `k (x̂₀ − x)` have no
+/// net part, are the gradient of nothing, and state their stiffness k.
+pub struct PainnProvider {
+    shared: Arc<Shared>,
+    capabilities: Capabilities,
+    work32: Prepared<f32>,
+    work64: Prepared<f64>,
+}
+
+struct Prepared<T> {
+    work: Option<Work<T>>,
+    chunks: Vec<Range<usize>>,
+    atoms: usize,
+    /// Positions of a molecule in Å, and forces of a chunk.
+    x: Vec<f64>,
+    forces: Vec<T>,
+}
+
+impl<T> Default for Prepared<T> {
+    fn default() -> Self {
+        Prepared { work: None, chunks: Vec::new(), atoms: 0, x: Vec::new(), forces: Vec::new() }
+    }
+}
+
+impl PainnProvider {
+    /// Reads the weights in `file`.
+    ///
+    /// # Errors
+    /// Where the file is no PaiNN, or damaged.
+    pub fn open(file: &Path) -> Result<Self> {
+        Ok(Self::new(PainnModel::read(file)?))
+    }
+
+    /// A provider of `model`.
+    pub fn new(model: PainnModel) -> Self {
+        let PainnConfig { cutoff, layers, .. } = model.config;
+        let potential = Capabilities {
+            types: Some(model.types.clone()),
+            range: Some(cutoff / ANGSTROMS * layers as f64),
+            ..Capabilities::potential(super::model::ARCHITECTURE)
+        };
+        let capabilities = match model.output {
+            Meaning::Energy { .. } => Capabilities { atom_energy: true, ..potential },
+            Meaning::Displacement { stiffness } | Meaning::Noise { stiffness } => Capabilities {
+                kind: Kind::PseudoForce,
+                conservative: false,
+                energy: false,
+                energies_comparable: false,
+                stiffness: Some(stiffness),
+                needs_noise_level: model.config.time || matches!(model.output, Meaning::Noise { .. }),
+                ..potential
+            },
+        };
+        let shared = Arc::new(Shared { model, single: OnceLock::new(), double: OnceLock::new() });
+        PainnProvider { shared, capabilities, work32: Prepared::default(), work64: Prepared::default() }
+    }
+}
+
+impl<T: SimdReal> Prepared<T> {
+    fn prepare(&mut self, config: &PainnConfig, batch: &Batch) {
+        let energy = config.head == super::config::Head::Energy;
+        self.chunks.clear();
+        let (mut first, mut most, mut most_pairs) = (0, 0, 0);
+        while first < batch.replicas() {
+            let mut end = first + 1;
+            while end < batch.replicas() && batch.range(end).end - batch.range(first).start <= ATOMS_PER_CHUNK {
+                end += 1;
+            }
+            let pairs: usize = (first..end).map(|b| batch.range(b).len()).map(|n| n * (n - 1) / 2).sum();
+            most = most.max(batch.range(end - 1).end - batch.range(first).start);
+            most_pairs = most_pairs.max(pairs);
+            self.chunks.push(first..end);
+            first = end;
+        }
+        let work = self.work.get_or_insert_with(|| Work::new(energy, energy));
+        work.reserve(config, most, most_pairs);
+        self.atoms = batch.atoms();
+        self.x.clear();
+        self.x.reserve(3 * most);
+        self.forces.clear();
+        self.forces.resize(3 * most, T::default());
+    }
+
+    fn evaluate(&mut self, p: &Parameters<T>, meaning: Meaning, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
+        let batch = input.batch;
+        let Some(work) = self.work.as_mut().filter(|_| self.atoms == batch.atoms()) else {
+            return Err(ContractError::Invalid(
+                "PaiNN was asked for forces of another batch than it was prepared for; prepare it anew".into(),
+            ));
+        };
+        let positions = input.positions.typed::<T>()?;
+        let needs_level = p.config.time || matches!(meaning, Meaning::Noise { .. });
+        let sigma = match input.clock {
+            Clock::Diffusion { t } if t > 0.0 => t * ANGSTROMS,
+            _ if needs_level => {
+                return Err(ContractError::Invalid(
+                    "this PaiNN needs a noise level (σ in nm), which only a generative run has; use a network without".into(),
+                ));
+            }
+            _ => 1.0,
+        };
+        let time = 0.25 * sigma.ln();
+        for chunk in &self.chunks {
+            work.clear();
+            for b in chunk.clone() {
+                self.x.clear();
+                self.x.extend(positions[batch.range3(b)].iter().map(|x| ANGSTROMS * x.to_f64()));
+                work.add(&p.config, &batch.system(b).types, &self.x, time);
+            }
+            work.forward(p);
+            let first = batch.range(chunk.start).start;
+            let forces = &mut self.forces[..3 * work.atoms()];
+            match meaning {
+                Meaning::Energy { unit, per_atom } => {
+                    forces.fill(T::default());
+                    work.backward(p, Seed::Energy, None, Some(forces));
+                    let factor = T::from_f64(-unit * ANGSTROMS);
+                    forces.iter_mut().for_each(|f| *f = *f * factor);
+                    let of_atom = |a: usize| unit * (work.energy(a - first).to_f64() + per_atom);
+                    if input.want.energy {
+                        chunk.clone().for_each(|b| out.energy[b] = batch.range(b).map(of_atom).sum());
+                    }
+                    if input.want.atom_energy {
+                        chunk.clone().flat_map(|b| batch.range(b)).for_each(|a| out.atom_energy[a] = of_atom(a));
+                    }
+                }
+                Meaning::Displacement { stiffness } => vectors(work, T::from_f64(stiffness / ANGSTROMS), forces),
+                Meaning::Noise { stiffness } => vectors(work, T::from_f64(-stiffness * sigma / ANGSTROMS), forces),
+            }
+            let to = out.forces.typed_mut::<T>()?;
+            for b in chunk.clone() {
+                let range = batch.range3(b);
+                let from = &mut forces[range.start - 3 * first..range.end - 3 * first];
+                if !matches!(meaning, Meaning::Energy { .. }) {
+                    remove_mean(from);
+                }
+                to[range.clone()].copy_from_slice(from);
+                if !positions[range.clone()].iter().all(|x| x.to_f64().is_finite()) {
+                    to[range].fill(T::from_f64(f64::NAN));
+                    if input.want.energy {
+                        out.energy[b] = f64::NAN;
+                    }
+                    if input.want.atom_energy {
+                        out.atom_energy[batch.range(b)].fill(f64::NAN);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Vectors of all atoms times `factor`.
+fn vectors<T: SimdReal>(work: &Work<T>, factor: T, forces: &mut [T]) {
+    for (i, f) in forces.chunks_exact_mut(3).enumerate() {
+        let v = work.vector(i);
+        f.copy_from_slice(&[factor * v[0], factor * v[1], factor * v[2]]);
+    }
+}
+
+/// Takes the mean over atoms `[n, 3]` away.
+pub(super) fn remove_mean<T: SimdReal>(x: &mut [T]) {
+    let n = T::from_f64((x.len() / 3).max(1) as f64);
+    for k in 0..3 {
+        let mean = x.iter().skip(k).step_by(3).copied().sum::<T>() / n;
+        x.iter_mut().skip(k).step_by(3).for_each(|x| *x -= mean);
+    }
+}
+
+impl ForceProvider for PainnProvider {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn prepare(&mut self, batch: &Batch, dtype: DType) -> ContractResult<()> {
+        self.capabilities.check_batch(batch, false, dtype)?;
+        let config = &self.shared.model.config;
+        match dtype {
+            DType::F32 => {
+                self.shared.single.get_or_init(|| pack(&self.shared.model));
+                self.work32.prepare(config, batch);
+            }
+            DType::F64 => {
+                self.shared.double.get_or_init(|| pack(&self.shared.model));
+                self.work64.prepare(config, batch);
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
+        self.capabilities.check_want(input.want)?;
+        if input.cells.is_some() {
+            return Err(ContractError::Unsupported {
+                provider: self.capabilities.name.clone(),
+                what: "forces in a periodic cell".into(),
+                remedy: "remove the cell from the input".into(),
+            });
+        }
+        let meaning = self.shared.model.output;
+        match input.positions.dtype() {
+            DType::F32 => self.work32.evaluate(self.shared.single.get_or_init(|| pack(&self.shared.model)), meaning, input, out),
+            DType::F64 => self.work64.evaluate(self.shared.double.get_or_init(|| pack(&self.shared.model)), meaning, input, out),
+        }
+    }
+
+    fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {
+        Ok(Box::new(PainnProvider {
+            shared: self.shared.clone(),
+            capabilities: self.capabilities.clone(),
+            work32: Prepared::default(),
+            work64: Prepared::default(),
+        }))
+    }
+}
