@@ -76,7 +76,7 @@ fn the_embedded_model_runs_and_is_compared() {
         assert!(printed.contains(part), "{part} is not in {printed}");
     }
     let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("report.json")).unwrap()).unwrap();
-    assert_eq!(report["sets"][2]["frames"].as_u64(), Some(8 * 41));
+    assert_eq!(report["sets"][2]["frames"].as_u64(), Some(8 * 40));
     assert_eq!(report["sets"][2]["broken_frames"].as_u64(), Some(0));
     // Bonds of a simulation this short agree with the reference to a picometre.
     let bonds: Vec<_> = report["rows"].as_array().unwrap().iter().filter(|r| r["key"].as_str().unwrap().starts_with("bond")).collect();

@@ -198,7 +198,6 @@ fn bad_input_is_refused_with_a_reason() {
     denoise(&["--freeze", "99"], &["atom 99"]);
     denoise(&["--trajectory", &out, "--trajectory-of", "64"], &["64 structures"]);
     fail(&["denoise", ISOMERS, "--model", PHYSICAL], 2, &["pseudo-forces"]);
-    fail(&["denoise", ISOMERS], 2, &["--model"]);
     let design = |more: &[&str], parts: &[&str]| fail(&[&["design", ISOMERS, "--model", ORACLE, "-o", &out], more].concat(), 2, parts);
     design(&[], &["--add"]);
     design(&["--add", "C2x"], &["--add", "C2x"]);
@@ -207,4 +206,22 @@ fn bad_input_is_refused_with_a_reason() {
     design(&["--add", "H", "--at", "0,0,0", "--covariance", "1,1,-1,0,0,0"], &["positive definite"]);
     design(&["--add", "H", "--at", "0,0,0", "--covariance", "1,1,1,0,0,0", "--blob", "1 A"], &["keep one"]);
     design(&["--add", "H", "--remove", "0-13"], &["all atoms"]);
+}
+
+#[test]
+fn the_embedded_field_generates_and_repairs_molecules() {
+    let folder = tempfile::tempdir().unwrap();
+    let (made, bent, repaired) = (folder.path().join("made.sdf"), folder.path().join("bent.sdf"), folder.path().join("repaired.sdf"));
+    let printed = succeed(&["sample", "-n", "60", "--steps", "64", "--seed", "3", "-o", &text(&made), "--quiet"]);
+    let sdf = std::fs::read_to_string(&made).unwrap();
+    assert_eq!(sdf.matches("$$$$").count(), 60);
+    let valid = |printed: &str| -> f64 {
+        let line = printed.lines().find(|l| l.trim_start().starts_with("valid ")).unwrap_or_else(|| panic!("{printed}"));
+        line.split(|c: char| !c.is_ascii_digit()).find_map(|w| w.parse::<f64>().ok()).unwrap()
+    };
+    assert!(valid(&printed) >= 60.0, "{printed}");
+    let noisy = ["denoise", &text(&made), "--noise", "0.1 A", "--seed", "1", "--max-evaluations", "1", "--quiet"];
+    succeed(&[&noisy[..], &["-o", &text(&bent)]].concat());
+    let printed = succeed(&["denoise", &text(&bent), "-o", &text(&repaired), "--quiet"]);
+    assert!(printed.contains("noise level"), "{printed}");
 }

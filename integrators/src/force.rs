@@ -6,6 +6,7 @@ use crate::device::DeviceModel;
 use crate::error::{Error, Result};
 use crate::fused::FusedLangevin;
 use crate::state::{Cell, Clock};
+use crate::system::System;
 use crate::units::UnitSystem;
 use serde::{Deserialize, Serialize};
 
@@ -259,8 +260,8 @@ pub trait ForceProvider: Send {
     /// Where a resource (a connection, a process) cannot be opened again.
     fn fork(&self) -> Result<Box<dyn ForceProvider>>;
 
-    /// The forces as kernels for devices, where this provider has them. [`Capabilities::devices`] says so too.
-    fn device_model(&self) -> Option<DeviceModel> {
+    /// The forces on `system` as kernels for devices, where this provider has them. [`Capabilities::devices`] says so too.
+    fn device_model(&self, _system: &System) -> Option<DeviceModel> {
         None
     }
 

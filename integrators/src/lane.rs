@@ -646,7 +646,7 @@ impl<K: LaneKernel> ForceProvider for LaneProvider<K> {
         Ok(Box::new(LaneProvider { kernel: self.kernel.clone(), work32: Work::default(), work64: Work::default() }))
     }
 
-    fn device_model(&self) -> Option<DeviceModel> {
+    fn device_model(&self, _: &System) -> Option<DeviceModel> {
         self.kernel.device_model()
     }
 

@@ -295,7 +295,11 @@ const KINDS: &[KindInfo] = &[
         name: "painn",
         aliases: &["gpff"],
         summary: "PaiNN: a potential, or pseudo-forces from noisy structures towards minima",
-        parameters: &[parameter("weights", "", "the safetensors file, or the arrays (.npz) of a SchNetPack PaiNN")],
+        parameters: &[parameter(
+            "weights",
+            "",
+            "the safetensors file, or the arrays (.npz) of a SchNetPack PaiNN; without it the embedded pseudo-force field of QM9's molecules",
+        )],
     },
     KindInfo {
         name: "scoremd",
@@ -527,7 +531,7 @@ impl ProviderSpec {
             ProviderSpec::Mm { file } | ProviderSpec::Weights { file } => *file = folder.join(&file),
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
-            ProviderSpec::Painn(s) => s.weights = folder.join(&s.weights),
+            ProviderSpec::Painn(PainnSpec { weights: Some(file) }) => *file = folder.join(&*file),
             ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. }) => *file = folder.join(&*file),
             ProviderSpec::GpffOracle(s) => s.file = folder.join(&s.file),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
@@ -537,6 +541,7 @@ impl ProviderSpec {
             ProviderSpec::Harmonic(_)
             | ProviderSpec::Restraint(_)
             | ProviderSpec::External(_)
+            | ProviderSpec::Painn(_)
             | ProviderSpec::Scoremd(_)
             | ProviderSpec::Ipi(_)
             | ProviderSpec::DoubleWell(_)
@@ -635,7 +640,7 @@ impl ProviderSpec {
                 file: file.clone(),
                 reason: format!("these are weights of SO3LR; write `so3lr:weights={}`", file.display()),
             }),
-            ProviderSpec::Painn(s) => Ok(alone(PainnProvider::open(&s.weights)?)),
+            ProviderSpec::Painn(s) => Ok(alone(s.build()?)),
             ProviderSpec::Scoremd(s) => Ok(score(s.build()?)),
             ProviderSpec::GpffOracle(s) => Ok(alone(s.build()?)),
             ProviderSpec::Weights { file } => {
@@ -851,7 +856,13 @@ mod tests {
         for provider in built.map(|b| b.provider) {
             let capabilities = provider.capabilities();
             let has = capabilities.devices.contains(&"cuda");
-            assert_eq!(has, provider.device_model().is_some(), "{}: {:?}", capabilities.name, capabilities.devices);
+            assert_eq!(
+                has,
+                provider.device_model(&scorefield_integrators::System::particles("one", 1, 1.0)).is_some(),
+                "{}: {:?}",
+                capabilities.name,
+                capabilities.devices
+            );
         }
     }
 

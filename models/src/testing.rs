@@ -370,10 +370,10 @@ pub fn check_device(provider: &dyn ForceProvider, samples: &[Sample], dt: f64, k
     }
 }
 
-/// Checks that NVRTC compiles the kernels of a provider for replicas of `atoms` atoms, in both precisions, for the GPUs that
+/// Checks that NVRTC compiles the kernels of a provider for replicas of `system`, in both precisions, for the GPUs that
 /// it knows among compute capabilities 8.0, 9.0 and 10.0. Says so where NVRTC is missing; where `SCOREFIELD_PEERS` names the
 /// environment that brings it, that is a failure.
-pub fn check_kernels_compile(provider: &dyn ForceProvider, atoms: usize) {
+pub fn check_kernels_compile(provider: &dyn ForceProvider, system: &System) {
     let nvrtc = match Nvrtc::get() {
         Ok(nvrtc) => nvrtc,
         Err(e) => {
@@ -382,12 +382,12 @@ pub fn check_kernels_compile(provider: &dyn ForceProvider, atoms: usize) {
             return;
         }
     };
-    let model = provider.device_model().unwrap();
+    let model = provider.device_model(system).unwrap();
     let targets: Vec<i32> = [80, 90, 100].into_iter().filter(|t| nvrtc.targets.contains(t)).collect();
     assert!(!targets.is_empty(), "NVRTC {:?} knows {:?}", nvrtc.version, nvrtc.targets);
     for dtype in [DType::F32, DType::F64] {
         for &target in &targets {
-            let bytes = nvrtc.check(&model, dtype, atoms, target).unwrap();
+            let bytes = nvrtc.check(&model, dtype, system.len(), target).unwrap();
             println!("{}: {bytes} bytes for sm_{target} in {dtype}", provider.capabilities().name);
         }
     }

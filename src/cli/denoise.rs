@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 Examples:
-  scorefield denoise distorted.xyz --model gpff.safetensors -o clean.sdf
-  scorefield denoise run.dcd --topology molecule.pdb --frames ::10 --model gpff.safetensors --table drift.csv
-  scorefield denoise molecules.sdf --model gpff.safetensors --noise '0.3 A' --sampler heun --adaptive --steps 32 -o repaired.sdf
-  scorefield denoise molecule.sdf --model gpff.safetensors --noise '5 A' --sampler ancestral --sigma '5 A' \\
+  scorefield denoise distorted.xyz -o clean.sdf
+  scorefield denoise run.dcd --model gpff.safetensors --topology molecule.pdb --frames ::10 --table drift.csv
+  scorefield denoise molecules.sdf --noise '0.3 A' --sampler heun --adaptive --steps 32 -o repaired.sdf
+  scorefield denoise molecule.sdf --noise '5 A' --sampler ancestral --sigma '5 A' \\
       --trajectory path.xyz
 
 Table: frame,evaluations,sigma_start_A,sigma_end_A,rmsd_A,converged. Samplers with a schedule need --sigma, the noise level
@@ -34,7 +34,7 @@ pub(super) struct DenoiseFlags {
     /// Structure and trajectory files
     #[arg(value_name = "STRUCTURES", required = true)]
     pub(super) structures: Vec<PathBuf>,
-    /// Force provider: weights of a GPFF, or gpff-oracle:FILE.xyz
+    /// Force provider: weights of a GPFF, or gpff-oracle:FILE.xyz [default: gpff, trained on QM9]
     #[arg(long, value_name = "SPEC")]
     pub(super) model: Option<String>,
     /// Which frames and atoms.
@@ -70,9 +70,7 @@ pub(super) struct DenoiseFlags {
 /// # Errors
 /// Where input cannot be read, the model has no pseudo-forces or does not know an element, or output cannot be written.
 pub(super) fn run(flags: DenoiseFlags, runtime: &Runtime) -> Result<Outcome> {
-    let Some(spec) = &flags.model else {
-        return usage("--model is missing; name a model of pseudo-forces, for example `--model gpff.safetensors`")?;
-    };
+    let spec = flags.model.as_deref().unwrap_or("gpff");
     check_writable(&[&flags.output, &flags.table, &flags.trajectory])?;
     let model = Model::build(spec, None)?;
     let (settings, denoiser) = flags.sampler.denoiser("dd", &model)?;

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use scorefield_integrators::denoise::{Adaptive, DenoiseSpec, Denoiser, Sampler};
 use scorefield_integrators::stream::{Job, Tally};
 use scorefield_integrators::{DType, Noise, Progress, Quantity, System};
+use scorefield_models::molecule::{Convention, Perceiver};
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -245,7 +246,9 @@ impl Denoising<'_> {
         show_file_warnings(self.runtime);
         let mut summary = Summary::new(describe(&self.spec), self.count, generated, self.from_structures);
         if !frames.is_empty() {
-            summary.verdicts = Some(Verdicts::of(frames.iter().map(|f| (&f.system.types[..], &f.positions[..]))));
+            let mut verdicts = Verdicts::of(frames.iter().map(|f| (&f.system.types[..], &f.positions[..])));
+            verdicts.none += generated.tally.failed;
+            summary.verdicts = Some(verdicts);
         }
         print(summary)?;
         match output {
@@ -273,14 +276,20 @@ impl Denoising<'_> {
     }
 }
 
-/// The molecules of a run as frames, numbered from 1 in their titles; those that failed are left out.
+/// The molecules of a run as frames with the bonds that are found in them, numbered from 1 in their titles; those that failed are
+/// left out.
 pub(super) fn molecules(generated: &Generated, system: impl Fn(usize) -> Arc<System>) -> Vec<Frame> {
+    let mut perceiver = Perceiver::new();
     let frame = |(index, result): &(usize, scorefield_integrators::Result<_>)| {
         let done: &scorefield_integrators::denoise::Denoised = result.as_ref().ok()?;
         let mut frame = Frame::new(system(*index), done.positions.clone());
         frame.title = format!("{} {}", frame.system.name, index + 1);
         frame.properties.insert("evaluations".into(), done.evaluations.to_string());
         frame.properties.insert("converged".into(), (done.progress == Progress::Converged).to_string());
+        let known = frame.system.types.iter().all(|&z| z > 0);
+        // What is no molecule stays a heap of atoms in the file too.
+        let bonded = known && frame.perceive_bonds(&mut perceiver, Convention::default()).is_ok();
+        frame.properties.insert("bonds-found".into(), bonded.to_string());
         Some(frame)
     };
     generated.results.iter().filter_map(frame).collect()

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 const EXAMPLES: &str = "\
 Examples:
-  scorefield design benzene.sdf --model gpff.safetensors --remove 6 --add OH -n 20 -o phenols.sdf
-  scorefield design phenol.sdf --model gpff.safetensors --remove 11 --add COCH3 --at '2.1,0.4,0' --blob '1 A' -o acetates.sdf
-  scorefield design ring.xyz --model gpff.safetensors --add CO2H --at '0,2.5,0' --covariance '1,1,0.3,0,0,0' --numbered -o grown.xyz
+  scorefield design benzene.sdf --remove 6 --add OH -n 20 -o phenols.sdf
+  scorefield design phenol.sdf --remove 11 --add COCH3 --at '2.1,0.4,0' --blob '1 A' -o acetates.sdf
+  scorefield design ring.xyz --add CO2H --at '0,2.5,0' --covariance '1,1,0.3,0,0,0' --numbered -o grown.xyz
 
 A blob of the added elements is placed at --at, by default where the removed atoms were, and denoised while the rest of the
 structure does not move. --covariance: xx,yy,zz,xy,xz,yz in Å². With --numbered each candidate gets a file of its own,
@@ -34,7 +34,7 @@ pub(super) struct DesignFlags {
     /// Structure file of the scaffold; its first frame is taken
     #[arg(value_name = "SCAFFOLD", required = true)]
     pub(super) scaffold: Option<PathBuf>,
-    /// Force provider: weights of a GPFF, or gpff-oracle:FILE.xyz
+    /// Force provider: weights of a GPFF, or gpff-oracle:FILE.xyz [default: gpff, trained on QM9]
     #[arg(long, value_name = "SPEC")]
     pub(super) model: Option<String>,
     /// Elements to add, for example CH3
@@ -78,11 +78,10 @@ pub(super) struct DesignFlags {
 /// # Errors
 /// Where flags or files are wrong, the model has no pseudo-forces or does not know an element, or output cannot be written.
 pub(super) fn run(flags: DesignFlags, runtime: &Runtime) -> Result<Outcome> {
-    let (Some(file), Some(spec), Some(output)) = (&flags.scaffold, &flags.model, &flags.output) else {
-        return usage(
-            "a scaffold, --model and --output are needed, for example `scorefield design ring.sdf --model gpff.safetensors --add OH -o out.sdf`",
-        )?;
+    let (Some(file), Some(output)) = (&flags.scaffold, &flags.output) else {
+        return usage("a scaffold and --output are needed, for example `scorefield design ring.sdf --add OH -o out.sdf`")?;
     };
+    let spec = flags.model.as_deref().unwrap_or("gpff");
     let count = flags.count.unwrap_or(10) as usize;
     if count == 0 {
         return usage("--count 0: ask for at least one candidate")?;

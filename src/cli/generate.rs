@@ -21,7 +21,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct MoleculeFlags {
-    /// Elements of every molecule, for example C7H10O2
+    /// Elements of every molecule, for example C7H10O2 [default: drawn as they are in QM9]
     #[arg(long, value_name = "FORMULA", help_heading = "Molecules")]
     pub(super) formula: Option<String>,
     /// Draw compositions from those of the structures in this file
@@ -86,13 +86,13 @@ pub(super) fn run(flags: &SampleFlags, spec: &str, output: &Path, runtime: &Runt
     if model.is_reduced() {
         return usage(format!("{} has reduced units; molecules are generated with models in SI units", model.capabilities().name))?;
     }
-    let count = flags.count.unwrap_or(1000) as usize;
+    let count = flags.count.unwrap_or(100) as usize;
     if count == 0 {
         return usage("--count 0: ask for at least one molecule")?;
     }
     let output_ = Some(output.to_owned());
     check_writable(&[&output_, &what.table])?;
-    let subject = subject(flags, runtime)?;
+    let subject = subject(flags, spec, runtime)?;
     let noise = Noise::new(runtime.seed);
     let shape = what.shape.as_deref().map(Shape::parse).transpose()?;
     let systems: Vec<Arc<System>> = match &subject {
@@ -155,7 +155,7 @@ fn free(system: &System) -> usize {
     system.masses.iter().filter(|m| **m > 0.0).count()
 }
 
-fn subject(flags: &SampleFlags, runtime: &Runtime) -> Result<Subject> {
+fn subject(flags: &SampleFlags, spec: &str, runtime: &Runtime) -> Result<Subject> {
     let what = &flags.molecules;
     if what.scaffold.is_none() && (what.frozen.is_some() || what.blob.is_some()) {
         return usage("--frozen and --blob belong to --scaffold; name the structure whose atoms stay")?;
@@ -194,9 +194,12 @@ fn subject(flags: &SampleFlags, runtime: &Runtime) -> Result<Subject> {
             let prior = Prior::Blob(Blob::aligned(centre, [sigma * sigma; 3]));
             Ok(Subject::Scaffold { frame, system, prior })
         }
-        (None, None, None) => {
-            usage("what is to be generated? give --formula C7H10O2, --compositions FILE, or --scaffold FILE with --frozen")?
+        (None, None, None) if spec == SampleFlags::MODEL || Path::new(spec).is_file() => {
+            Ok(Subject::Noise(Compositions::qm9().map_err(Error::Run)?))
         }
+        (None, None, None) => usage(format!(
+            "what is to be generated with {spec}? give --formula C7H10O2, --compositions FILE, or --scaffold FILE with --frozen"
+        ))?,
         _ => usage("--formula, --compositions and --scaffold exclude each other; keep one").context("molecules")?,
     }
 }

@@ -7,15 +7,19 @@ use super::input::{Frame, Model};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
 use crate::io::arrays::{Tensor, Values, write_arrays};
-use crate::io::write_frames;
+use crate::io::{write_atomically, write_frames};
 use crate::report::progress::Progress;
 use crate::signals::Interrupt;
 use crate::simulation::own_system;
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use scorefield_integrators::DType;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_models::scoremd;
+use scorefield_models::scoremd::likelihood::Likelihood;
+use scorefield_models::scoremd::provider::ScoreSpec;
 use scorefield_models::scoremd::sampler::{Method, Settings};
+use scorefield_models::spec::{ProviderSpec, parse_spec};
 use scorefield_models::weights::WeightsFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,11 +29,13 @@ use std::time::Instant;
 
 const EXAMPLES: &str = "\
 Examples:
+  scorefield sample
   scorefield sample --model model.safetensors -n 1000 -o samples.dcd
   scorefield sample --model model.safetensors -n 10000 --sampler heun --steps 200 -o samples.npy
-  scorefield sample --model gpff.safetensors --formula C7H10O2 -n 100 -o molecules.sdf
-  scorefield sample --model gpff.safetensors --compositions qm9.xyz --shape rod --sampler sdd --steps 64 -o rods.xyz
-  scorefield sample --model gpff.safetensors --scaffold phenol.sdf --frozen 'not type H' -n 20 -o phenols.sdf
+  scorefield sample --model scoremd -n 1000 -o samples.dcd --likelihood likelihoods.csv
+  scorefield sample --formula C7H10O2 -n 100 -o molecules.sdf
+  scorefield sample --model gpff --compositions qm9.xyz --shape rod --sampler sdd --steps 64 -o rods.xyz
+  scorefield sample --model gpff --scaffold phenol.sdf --frozen 'not type H' -n 20 -o phenols.sdf
   scorefield consistency --reference reference.dcd --topology beads.pdb --samples samples.dcd --simulation run
 
 Models of pseudo-forces generate molecules of any composition. Diffusion models of one system draw its configurations; their
@@ -41,18 +47,21 @@ published sampler is em with 1000 steps, and their files: any trajectory format,
 #[serde(rename_all = "kebab-case", default)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SampleFlags {
-    /// Weights of the model, or another force provider of pseudo-forces
+    /// Weights of the model, or another force provider of pseudo-forces [default: gpff, trained on QM9]
     #[arg(long, value_name = "SPEC")]
     pub(super) model: Option<String>,
-    /// Number of samples [default: 1000]
+    /// Number of samples [default: 1000, of molecules 100]
     #[arg(long, short = 'n', value_name = "N")]
     pub(super) count: Option<u32>,
-    /// File for the samples
+    /// File for the samples [default: molecules.sdf, where these are molecules]
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Leave out the noise of the last step and return the mean of the clean data
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
     pub(super) denoise: Option<bool>,
+    /// Write the log-likelihood of every sample, from the probability flow of a diffusion model
+    #[arg(long, value_name = "FILE")]
+    pub(super) likelihood: Option<PathBuf>,
     /// What molecules.
     #[command(flatten)]
     #[serde(flatten)]
@@ -63,12 +72,23 @@ pub(super) struct SampleFlags {
     pub(super) sampler: SamplerFlags,
 }
 
-/// True for every provider but the weights of a diffusion model of one system, also where these cannot be read.
-fn draws_molecules(spec: &str) -> bool {
-    let path = Path::new(spec.trim());
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    let file = !spec.contains(':') && (extension == "safetensors" || (path.is_file() && extension != "toml"));
-    !file || WeightsFile::read(path).is_ok_and(|w| w.metadata().architecture != scoremd::model::ARCHITECTURE)
+impl SampleFlags {
+    /// The model that is sampled where none is named.
+    pub(super) const MODEL: &str = "gpff";
+}
+
+/// The diffusion model of one system that `spec` names, also where it cannot be read; `None` for every other provider.
+fn diffusion_model(spec: &str) -> Option<scorefield_models::Result<scoremd::Model>> {
+    match parse_spec(spec) {
+        Ok(ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. })) => Some(scoremd::Model::read(&file)),
+        Ok(ProviderSpec::Scoremd(ScoreSpec { weights: None, .. })) => Some(scoremd::provider::embedded()),
+        Ok(ProviderSpec::Weights { file }) => match WeightsFile::read(&file) {
+            Ok(w) if w.metadata().architecture != scoremd::model::ARCHITECTURE => None,
+            Ok(w) => Some(scoremd::Model::from_weights(&file, w)),
+            Err(e) => Some(Err(e)),
+        },
+        _ => None,
+    }
 }
 
 fn method(text: &str) -> Result<Method, String> {
@@ -83,21 +103,25 @@ const MOST: usize = 1 << 28;
 /// # Errors
 /// Where flags or weights are wrong, a sample is not finite, or the file cannot be written.
 pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
-    let (Some(spec), Some(output)) = (&flags.model, &flags.output) else {
-        return usage("--model and --output are needed, for example `scorefield sample --model model.safetensors -o samples.dcd`")?;
-    };
-    if draws_molecules(spec) {
+    let spec = flags.model.as_deref().unwrap_or(SampleFlags::MODEL);
+    let Some(model) = diffusion_model(spec) else {
         if flags.denoise.is_some() {
             return usage("--denoise is a setting of diffusion models of one system; samplers of pseudo-forces end without noise")?;
         }
-        return generate::run(&flags, spec, output, runtime);
-    }
+        if flags.likelihood.is_some() {
+            return usage("--likelihood: pseudo-forces are the gradient of nothing, so that no likelihood belongs to them")?;
+        }
+        return generate::run(&flags, spec, flags.output.as_deref().unwrap_or(Path::new("molecules.sdf")), runtime);
+    };
+    let Some(output) = &flags.output else {
+        return usage(format!("--output is needed, for example `scorefield sample --model {spec} -o samples.dcd`"))?;
+    };
     if flags.molecules != MoleculeFlags::default()
         || flags.sampler != (SamplerFlags { sampler: flags.sampler.sampler.clone(), steps: flags.sampler.steps, ..SamplerFlags::default() })
     {
         return usage(format!("{spec} is a diffusion model of one system: only --sampler, --steps and --denoise say how it is sampled"))?;
     }
-    let file = &PathBuf::from(spec);
+    let model = model?;
     let default = Settings::default();
     let settings = Settings {
         method: flags.sampler.sampler.as_deref().map_or(Ok(default.method), method).map_err(|e| Error::Usage(format!("--sampler: {e}")))?,
@@ -106,7 +130,6 @@ pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
         ..default
     };
     settings.check().map_err(|e| Error::Usage(e.to_string()))?;
-    let model = scoremd::Model::read(file)?;
     let n = flags.count.unwrap_or(1000) as usize;
     if n == 0 || n.saturating_mul(model.dimension()) > MOST {
         return usage(format!("--count {n}: 1 to {} samples of this model are drawn at once", MOST / model.dimension()))?;
@@ -122,7 +145,7 @@ pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     };
     let seconds = start.elapsed().as_secs_f64();
-    write(output, file, &model, &x, runtime)?;
+    write(output, spec, &model, &x, runtime)?;
     print(format!(
         "{n} samples, {} scores each, in {seconds:.2} s: {:.0} samples/s, {:.1} µs per score and thread\n{}, seed {}: {}",
         settings.evaluations(),
@@ -132,7 +155,64 @@ pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
         runtime.seed,
         output.display()
     ))?;
+    let Some(table) = &flags.likelihood else { return Ok(Outcome::Done) };
+    let Some(likelihoods) = likelihoods(&model, &x, runtime, &interrupt)? else {
+        runtime.warn(format_args!("interrupted; {} has the samples, their likelihoods were not written", output.display()));
+        return Ok(Outcome::Interrupted);
+    };
+    write_likelihoods(table, &likelihoods)?;
+    let mean = likelihoods.iter().sum::<f64>() / n as f64;
+    print(format!("log-likelihood {mean:.3} nats on average: {}", table.display()))?;
     Ok(Outcome::Done)
+}
+
+/// Times from data to noise of likelihoods.
+const LIKELIHOOD_TIMES: usize = 201;
+/// Samples whose likelihoods are found together.
+const LIKELIHOOD_ROWS: usize = 16;
+
+/// Log-likelihoods in nats of samples `x [n, D]` in nm or reduced units, per unit volume of the model's coordinates, up to a constant
+/// for particles without a fixed centre; `None` where somebody interrupted.
+fn likelihoods(model: &scoremd::Model, x: &[f64], runtime: &Runtime, interrupt: &Interrupt) -> Result<Option<Vec<f64>>> {
+    let d = model.dimension();
+    let count = (x.len() / d) as u64;
+    let bar = std::sync::Mutex::new(Progress::new(count, 0, 1, None, runtime.quiet));
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let work = |x: &[f64]| -> Result<Vec<f64>> {
+        if interrupt.requested() {
+            return Ok(Vec::new());
+        }
+        let mut x: Vec<f64> = x.iter().map(|x| x * model.scale).collect();
+        if model.types.len() > 1 {
+            x.chunks_exact_mut(d).for_each(centre);
+        }
+        let found = Likelihood::new(model, LIKELIHOOD_TIMES)?.log_likelihood(&x)?;
+        let now = done.fetch_add(found.len(), std::sync::atomic::Ordering::Relaxed) + found.len();
+        if let Ok(mut bar) = bar.try_lock() {
+            bar.update(now as u64, count);
+        }
+        Ok(found)
+    };
+    let found: Vec<Vec<f64>> = runtime.pool.install(|| x.par_chunks(LIKELIHOOD_ROWS * d).map(work).collect::<Result<_>>())?;
+    if let Ok(mut bar) = bar.lock() {
+        bar.finish();
+    }
+    let found = found.concat();
+    Ok((found.len() as u64 == count).then_some(found))
+}
+
+/// Moves the mean of positions `[N, 3]` to the origin.
+fn centre(x: &mut [f64]) {
+    for axis in 0..3 {
+        let n = x.len() / 3;
+        let mean = x.iter().skip(axis).step_by(3).sum::<f64>() / n as f64;
+        x.iter_mut().skip(axis).step_by(3).for_each(|x| *x -= mean);
+    }
+}
+
+fn write_likelihoods(path: &Path, values: &[f64]) -> Result<()> {
+    let rows: String = values.iter().enumerate().map(|(k, v)| format!("{k},{v}\n")).collect();
+    Ok(write_atomically(path, |w| write!(w, "sample,log_likelihood_nats\n{rows}"))?)
 }
 
 /// Samples `[n, D]` in nm or reduced units; `None` where somebody interrupted.
@@ -158,7 +238,7 @@ pub(super) fn draw<T: SimdReal>(
 }
 
 /// Writes samples as arrays or as a trajectory, by the file's extension.
-fn write(output: &Path, file: &Path, model: &scoremd::Model, x: &[f64], runtime: &Runtime) -> Result<()> {
+fn write(output: &Path, spec: &str, model: &scoremd::Model, x: &[f64], runtime: &Runtime) -> Result<()> {
     let d = model.dimension();
     let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
     if ["npy", "npz", "safetensors"].contains(&extension) {
@@ -169,8 +249,8 @@ fn write(output: &Path, file: &Path, model: &scoremd::Model, x: &[f64], runtime:
         write_arrays(output, &arrays, &BTreeMap::new())?;
         return Ok(());
     }
-    let built = Model::build(&file.display().to_string(), None)?;
-    let toy = built.own_toy().with_context(|| format!("{}: the weights hold no start frames", file.display()))?;
+    let built = Model::build(spec, None)?;
+    let toy = built.own_toy().with_context(|| format!("{spec}: the weights hold no start frames"))?;
     let system = Arc::new(own_system(toy)?);
     let frames: Vec<Frame> = x
         .chunks_exact(d)

@@ -2,7 +2,11 @@
 
 use crate::io::elements;
 use scorefield_integrators::{AtomName, Noise, Purpose, System};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// How many of QM9's training molecules have which formula.
+static QM9: &str = include_str!("../../data/models/qm9/compositions.json");
 
 /// Most atoms of one formula.
 const MOST: usize = 4096;
@@ -83,6 +87,22 @@ pub struct Compositions {
 }
 
 impl Compositions {
+    /// Those of QM9's molecules without fluorine (the training part), as often as there.
+    ///
+    /// # Errors
+    /// Where the table that this program brings along is damaged.
+    pub fn qm9() -> Result<Self, String> {
+        let table: BTreeMap<String, usize> = serde_json::from_str(QM9).map_err(|e| format!("table of formulas: {e}"))?;
+        let mut set = Compositions::default();
+        for (text, count) in table {
+            let types = parse_formula(&text).map_err(|(_, e)| format!("table of formulas: {e}"))?;
+            set.push(&types);
+            let index = set.systems.len() as u32 - 1;
+            set.entries.extend(std::iter::repeat_n(index, count.saturating_sub(1)));
+        }
+        Ok(set)
+    }
+
     /// One more entry with these atomic numbers.
     pub fn push(&mut self, types: &[u32]) {
         let known = self.systems.iter().position(|s| s.types == types);
@@ -118,6 +138,14 @@ impl Compositions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formulas_of_qm9_are_as_frequent_as_there() {
+        let set = Compositions::qm9().unwrap();
+        assert_eq!((set.len(), set.systems().len()), (98_412, 460));
+        let most_frequent = set.entries.iter().filter(|&&k| set.systems[k as usize].name == "C7H10O2").count();
+        assert_eq!(most_frequent, 4660);
+    }
 
     #[test]
     fn formulas_are_read_and_written() {

@@ -93,7 +93,7 @@ fn by_domains(model: &Opened, x: &[f64], types: &[u32], side: f64, slabs: usize)
         // SAFETY: all pointers have the lengths that the header asks for.
         let code = unsafe { sf::scorefield_evaluate_local(model.0, &domain, &mut out) };
         assert_eq!(code, 0, "{}", last_error());
-        assert!((atom_energy.iter().sum::<f64>() - out.energy).abs() < 1e-9 * out.energy.abs());
+        assert!((atom_energy.iter().sum::<f64>() - out.energy).abs() <= 1e-9 * out.energy.abs());
         energy += out.energy;
         virial.iter_mut().zip(out.virial).for_each(|(to, v)| *to += v);
         for (&i, f) in owner.iter().zip(on.as_chunks::<3>().0) {

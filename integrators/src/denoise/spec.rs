@@ -165,7 +165,12 @@ pub(super) struct Settings {
     pub(super) rotations: bool,
     pub(super) strictness: f64,
     pub(super) compensate_drift: bool,
+    /// How far (nm) a molecule reaches from its centre at most, per atom; none in reduced units.
+    pub(super) reach: Option<f64>,
 }
+
+/// Å of [`Settings::reach`]: half of a long bond.
+const REACH: f64 = 1.0;
 
 /// Lengths in nm.
 pub(super) enum Method {
@@ -261,6 +266,7 @@ impl DenoiseSpec {
             rotations: self.adaptive.as_ref().is_some_and(|a| a.rotations),
             strictness: self.strictness,
             compensate_drift: self.compensate_drift,
+            reach: (units == UnitSystem::Si).then_some(REACH * crate::units::NM_PER_ANGSTROM),
         })
     }
 }

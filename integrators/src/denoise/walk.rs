@@ -38,11 +38,17 @@ pub(crate) struct Walk {
     /// Adaptive: step in `σ^(1/ρ)` and level seen one step before.
     delta: f64,
     seen: Option<f64>,
+    /// The last forces were not finite: the molecule is spread out instead of moved along them.
+    heap: bool,
+    heaps: u32,
     evaluations: u64,
     sigma_start: f64,
     sigma_end: f64,
     progress: Progress,
 }
+
+/// How often a molecule is spread out before it is given up.
+const MOST_HEAPS: u32 = 3;
 
 /// What the next forces are for.
 #[derive(Clone, Copy)]
@@ -131,6 +137,8 @@ impl Walk {
             churned: settings.schedule.at(steps),
             delta: settings.adaptive.as_ref().map_or(0.0, |a| a.delta),
             seen: None,
+            heap: false,
+            heaps: 0,
             evaluations: 0,
             sigma_start: f64::NAN,
             sigma_end: f64::NAN,
@@ -183,7 +191,13 @@ impl Walk {
 
     /// Takes in the forces `[N, 3]` at the present positions. `Err` is the first atom with a force that is not finite.
     pub(super) fn observe(&mut self, forces: View<'_>) -> std::result::Result<(), usize> {
+        self.heap = false;
         if let Some(k) = (0..forces.len()).find(|&k| !forces.get(k).is_finite()) {
+            if self.settings.reach.is_some() && !self.has_frozen() && self.heaps < MOST_HEAPS {
+                self.heap = true;
+                self.heaps += 1;
+                return Ok(());
+            }
             self.progress = Progress::Stalled;
             return Err(k / 3);
         }
@@ -217,6 +231,13 @@ impl Walk {
         self.copy(|k| positions.get(first + k));
         self.evaluations += 1;
         let settings = self.settings.clone();
+        if self.heap {
+            self.spread();
+            self.stage = Stage::Begin;
+            self.go_on();
+            return self.write(positions, first);
+        }
+        self.shorten();
         match &settings.method {
             Method::Direct { threshold, max_evaluations } => self.direct(*threshold, *max_evaluations),
             Method::Stochastic { eta } => {
@@ -236,6 +257,10 @@ impl Walk {
             }
             Method::Heun { .. } => self.heun(),
         }
+        self.write(positions, first);
+    }
+
+    fn write(&mut self, positions: &mut Array, first: usize) {
         if self.x.iter().any(|x| !x.is_finite()) {
             // The positions written last are finite; the result says that it is not done.
             self.progress = Progress::Stalled;
@@ -245,6 +270,34 @@ impl Walk {
             for a in 0..3 {
                 positions.set(first + 3 * i as usize + a, row[a]);
             }
+        }
+    }
+
+    /// No atom of a connected molecule is further from its centre than the molecule is long. A network that is far from its
+    /// training data, as in a heap of atoms on one another, can point beyond; the way is then taken as far as is possible.
+    fn shorten(&mut self) {
+        let Some(reach) = self.settings.reach.map(|r| r * self.atoms as f64) else { return };
+        let n = self.free.len() as f64;
+        let centre: [f64; 3] = std::array::from_fn(|a| self.x.iter().skip(a).step_by(3).sum::<f64>() / n);
+        let mut share = 1.0f64;
+        for (x, way) in self.x.chunks_exact(3).zip(self.way.chunks_exact(3)) {
+            let out = (0..3).map(|a| (x[a] - centre[a]).powi(2)).sum::<f64>().sqrt();
+            share = share.min((out + reach) / square(way).sqrt());
+        }
+        if share < 1.0 {
+            self.way.iter_mut().for_each(|w| *w *= share);
+        }
+    }
+
+    /// Scales a heap of atoms on one another, whose forces are beyond all numbers, to the size where the molecule just fits.
+    fn spread(&mut self) {
+        let Some(reach) = self.settings.reach.map(|r| r * self.atoms as f64) else { return };
+        let n = self.free.len() as f64;
+        let centre: [f64; 3] = std::array::from_fn(|a| self.x.iter().skip(a).step_by(3).sum::<f64>() / n);
+        let out = |row: &[f64]| (0..3).map(|a| (row[a] - centre[a]).powi(2)).sum::<f64>().sqrt();
+        let radius = self.x.chunks_exact(3).map(out).fold(0.0, f64::max);
+        for (k, x) in self.x.iter_mut().enumerate() {
+            *x = centre[k % 3] + (*x - centre[k % 3]) * reach / radius;
         }
     }
 
@@ -339,6 +392,20 @@ impl Walk {
             self.progress = Progress::Converged;
         } else {
             self.before_force();
+        }
+    }
+
+    /// Goes on after a molecule was spread out, which is one step; there must be another.
+    fn go_on(&mut self) {
+        let steps_left = match self.settings.method {
+            Method::Direct { max_evaluations, .. } => self.evaluations < u64::from(max_evaluations),
+            _ => self.left > 1,
+        };
+        self.left = self.left.saturating_sub(1);
+        if steps_left {
+            self.before_force();
+        } else {
+            self.progress = Progress::Stalled;
         }
     }
 

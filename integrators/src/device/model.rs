@@ -31,6 +31,8 @@ pub struct DeviceModel {
     pub scratch: usize,
     /// Reals of scratch that may be in shared or in global memory, per replica.
     pub spill: usize,
+    /// Part of the energy that does not depend on positions (kJ/mol): the host adds it, in double precision.
+    pub constant: f64,
 }
 
 /// A structure as C lays it out.

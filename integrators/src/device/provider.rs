@@ -16,7 +16,6 @@ use crate::state::{Clock, State};
 pub struct DeviceProvider {
     capabilities: Capabilities,
     inner: Box<dyn ForceProvider>,
-    model: DeviceModel,
     device: Device,
     replicas: Option<Replicas>,
     /// Where what is not asked for goes.
@@ -29,9 +28,9 @@ impl DeviceProvider {
     /// # Errors
     /// [`Error::Unsupported`] where it has no kernels.
     pub fn new(device: &Device, provider: &dyn ForceProvider) -> Result<Self> {
-        let Some(model) = provider.device_model() else {
+        if !provider.capabilities().devices.contains(&"cuda") {
             return Err(no_kernels(&provider.capabilities().name, device));
-        };
+        }
         let capabilities = Capabilities {
             virial: false,
             atom_energy: false,
@@ -40,7 +39,27 @@ impl DeviceProvider {
             devices: vec!["cuda"],
             ..provider.capabilities().clone()
         };
-        Ok(DeviceProvider { capabilities, inner: provider.fork()?, model, device: device.clone(), replicas: None, spare: None })
+        Ok(DeviceProvider { capabilities, inner: provider.fork()?, device: device.clone(), replicas: None, spare: None })
+    }
+
+    /// The kernels' parameters, which are the same for all systems of a batch.
+    fn model(&self, batch: &Batch) -> Result<DeviceModel> {
+        let first = batch.system(0);
+        let Some(model) = self.inner.device_model(first) else {
+            return Err(no_kernels(&self.capabilities.name, &self.device));
+        };
+        let mut seen = first;
+        for system in batch.systems().iter().filter(|s| s.types != first.types) {
+            if system.types != seen.types && self.inner.device_model(system).as_ref() != Some(&model) {
+                return Err(Error::Unsupported {
+                    provider: self.capabilities.name.clone(),
+                    what: format!("forces on {} and {} at once on {}", first.name, system.name, self.device.name()),
+                    remedy: "run replicas of one molecule, or use --device cpu".into(),
+                });
+            }
+            seen = system;
+        }
+        Ok(model)
     }
 
     /// The replicas of the prepared batch.
@@ -64,7 +83,8 @@ impl ForceProvider for DeviceProvider {
         self.capabilities.check_batch(batch, false, dtype)?;
         // The provider itself knows what fits it.
         self.inner.prepare(batch, dtype)?;
-        self.replicas = Some(Replicas::new(&self.device, &self.model, &self.capabilities.name, batch, dtype)?);
+        let model = self.model(batch)?;
+        self.replicas = Some(Replicas::new(&self.device, &model, &self.capabilities.name, batch, dtype)?);
         self.spare = Some(Array::zeros(dtype, 6 * batch.atoms()));
         Ok(())
     }
@@ -97,7 +117,6 @@ impl ForceProvider for DeviceProvider {
         Ok(Box::new(DeviceProvider {
             capabilities: self.capabilities.clone(),
             inner: self.inner.fork()?,
-            model: self.model.clone(),
             device: self.device.clone(),
             replicas: None,
             spare: None,

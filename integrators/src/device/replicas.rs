@@ -74,6 +74,8 @@ pub struct Replicas {
     module: Arc<dyn Module>,
     model: LoadedModel,
     dtype: DType,
+    /// Added to energies, kJ/mol.
+    constant: f64,
     replicas: usize,
     atoms: usize,
     grid: Grid,
@@ -182,6 +184,7 @@ impl Replicas {
             model: LoadedModel::new(device, model, dtype, spill)?,
             module,
             dtype,
+            constant: model.constant,
             replicas,
             atoms,
             grid,
@@ -403,7 +406,9 @@ impl Replicas {
     /// # Errors
     /// Where the device fails.
     pub fn fetch_energies(&self, energies: &mut [f64]) -> Result<()> {
-        self.energy.download(0, pulp::bytemuck::cast_slice_mut(energies))
+        self.energy.download(0, pulp::bytemuck::cast_slice_mut(energies))?;
+        energies.iter_mut().for_each(|e| *e += self.constant);
+        Ok(())
     }
 }
 

@@ -60,7 +60,7 @@ impl LaneKernel for Cliff {
     }
 
     fn device_model(&self) -> Option<DeviceModel> {
-        Some(DeviceModel { source: CLIFF, fields: vec![Field::Real(self.k), Field::Real(self.edge)], scratch: 0, spill: 0 })
+        Some(DeviceModel { source: CLIFF, fields: vec![Field::Real(self.k), Field::Real(self.edge)], scratch: 0, spill: 0, constant: 0.0 })
     }
 
     #[inline(always)]

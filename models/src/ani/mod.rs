@@ -15,6 +15,7 @@
 //! may leave elements out; the columns of the first layer are then those of the elements it has.
 
 mod descriptor;
+mod device;
 mod local;
 mod model;
 mod network;

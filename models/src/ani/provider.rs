@@ -9,7 +9,9 @@ use crate::error::Result;
 use pulp::{Simd, WithSimd};
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal, dispatch, lanes};
 use scorefield_integrators::units::KJ_PER_HARTREE;
-use scorefield_integrators::{Batch, Capabilities, DType, ForceProvider, Input, Output, Result as ContractResult, Uncertainty};
+use scorefield_integrators::{
+    Batch, Capabilities, DType, DeviceModel, ForceProvider, Input, Output, Result as ContractResult, System, Uncertainty,
+};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,7 +95,7 @@ impl AniProvider {
             uncertainty: model.members > 1,
             types: Some(types),
             range: Some(model.parameters.symmetry.radial_cutoff * 0.1),
-            ..Capabilities::potential(model.name.clone())
+            ..Capabilities::potential(model.name.clone()).with_kernels()
         };
         Ok(AniProvider { model: Arc::new(model), capabilities, work32: Work::default(), work64: Work::default() })
     }
@@ -358,6 +360,10 @@ impl ForceProvider for AniProvider {
             DType::F32 => self.work32.evaluate(self.model.members, input, out),
             DType::F64 => self.work64.evaluate(self.model.members, input, out),
         }
+    }
+
+    fn device_model(&self, system: &System) -> Option<DeviceModel> {
+        Some(self.model.device_model(&system.types))
     }
 
     fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {

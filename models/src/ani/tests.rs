@@ -352,3 +352,20 @@ fn evaluations_allocate_nothing() {
         assert_eq!(testing::allocations::during(|| provider.evaluate(&input, &mut out).unwrap()), 0);
     }
 }
+
+#[test]
+fn kernels_give_the_same_forces_and_trajectories() {
+    let (provider, cases) = fixture();
+    let largest = cases.iter().map(|c| c.0.system.len()).max().unwrap();
+    for (sample, ..) in cases.iter().filter(|c| c.0.system.len() == largest || c.0.system.len() == 3) {
+        let samples: Vec<Sample> = (0..2).map(|k| sample.clone().displaced(0.002, k)).collect();
+        testing::check_device(&provider, &samples, 0.0005, 2.5, 2, 2e-5);
+    }
+    testing::check_kernels_compile(&provider, &cases[0].0.system);
+    // The parameters on a device are those of one molecule.
+    let device = scorefield_integrators::Device::emulated(scorefield_integrators::device::Order::Forwards);
+    let mut remote = scorefield_integrators::DeviceProvider::new(&device, &provider).unwrap();
+    let systems = [&cases[0], &cases[1]].map(|c| c.0.system.clone()).to_vec();
+    let refused = remote.prepare(&Batch::new(systems, vec![0, 1]).unwrap(), DType::F32).unwrap_err().to_string();
+    assert!(refused.contains("one molecule"), "{refused}");
+}

@@ -414,14 +414,14 @@ fn kernels_give_the_same_forces_and_trajectories() {
             .collect();
         let provider = m.provider(case);
         if !provider.capabilities().devices.contains(&"cuda") {
-            assert!(provider.device_model().is_none(), "{case}");
+            assert!(provider.device_model(&system).is_none(), "{case}");
             continue;
         }
         testing::check_device(&*provider, &samples, 0.0005, 2.5, 10, 1e-5);
         on_devices += 1;
         // One text serves all molecules; what differs is whether there are rigid bonds, and how many atoms a block holds.
         if ["tetrapeptide-amber14-obc2", "aldp-obc-constraints-hbonds"].contains(&case) {
-            testing::check_kernels_compile(&*provider, m.atoms());
+            testing::check_kernels_compile(&*provider, &system);
         }
     }
     assert!(on_devices >= 7, "only {on_devices} force fields have kernels");

@@ -81,6 +81,14 @@ impl PainnModel {
         Self::of_weights(file, WeightsFile::read(file)?)
     }
 
+    /// The same from the bytes of a file; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`PainnModel::read`].
+    pub fn from_bytes(file: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::of_weights(file, WeightsFile::from_bytes(file, bytes)?)
+    }
+
     /// The same from a file that was opened.
     ///
     /// # Errors

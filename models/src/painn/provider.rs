@@ -17,12 +17,29 @@ const ATOMS_PER_CHUNK: usize = 144;
 /// Å per nm.
 const ANGSTROMS: f64 = 10.0;
 
-/// The words `painn:weights=FILE`.
+/// The pseudo-force field that this program brings along: molecules of H, C, N and O as in QM9.
+static EMBEDDED: &[u8] = include_bytes!("../../../data/models/qm9/gpff-small.safetensors");
+
+/// The words `painn:weights=FILE`, or `gpff` for the embedded weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PainnSpec {
-    /// A file of weights, or a SchNetPack PaiNN's arrays (`.npz`).
-    pub weights: PathBuf,
+    /// A file of weights, or a SchNetPack PaiNN's arrays (`.npz`); without it the embedded pseudo-force field of QM9's molecules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+}
+
+impl PainnSpec {
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// Where the file is no PaiNN, or damaged.
+    pub fn build(&self) -> Result<PainnProvider> {
+        match &self.weights {
+            Some(file) => PainnProvider::open(file),
+            None => Ok(PainnProvider::new(PainnModel::from_bytes(Path::new("the embedded pseudo-force field"), EMBEDDED)?)),
+        }
+    }
 }
 
 /// Parameters in both precisions, made when they are needed.

@@ -129,7 +129,7 @@ mod tests {
             let found = Likelihood::of(worker, process, 3, times).unwrap().log_likelihood(&x).unwrap();
             found.iter().zip(x.chunks_exact(3)).map(|(f, row)| (f - exact(row)).abs()).fold(0.0, f64::max)
         };
-        let (coarse, fine) = (error(201), error(801));
+        let (coarse, fine) = (error(101), error(401));
         // What is left of the data at t = 1, exp(−10.05) of it, is taken for noise.
         assert!(fine < 1e-3, "{fine}");
         assert!(coarse / fine > 8.0, "of second order: {coarse} {fine}");
