@@ -227,7 +227,7 @@ impl Metropolis {
             for (i, (v, f)) in v[range.clone()].chunks_exact_mut(3).zip(forces[range].chunks_exact(3)).enumerate() {
                 let m = system.masses[i];
                 for a in (0..3).filter(|&a| m > 0.0 && system.axes[a]) {
-                    v[a] = v[a] + T::from_f64(h / m) * f[a];
+                    v[a] += T::from_f64(h / m) * f[a];
                 }
             }
         }
@@ -239,7 +239,7 @@ impl Metropolis {
         let half = state.phase.len() / 2;
         let (x, v) = state.phase.typed_mut::<T>()?.split_at_mut(half);
         let h = T::from_f64(h);
-        x.iter_mut().zip(v).for_each(|(x, v)| *x = *x + h * *v);
+        x.iter_mut().zip(v).for_each(|(x, v)| *x += h * *v);
         Ok(())
     }
 
@@ -303,7 +303,7 @@ fn remove_drift<T: SimdReal>(system: &System, v: &mut [T]) {
         let momentum: f64 = system.masses.iter().zip(v.chunks_exact(3)).map(|(m, v)| m * v[a].to_f64()).sum();
         let drift = T::from_f64(momentum / mass);
         for (v, _) in v.chunks_exact_mut(3).zip(&system.masses).filter(|(_, m)| **m > 0.0) {
-            v[a] = v[a] - drift;
+            v[a] -= drift;
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct MoleculeFlags {
 /// What every molecule starts from.
 enum Subject {
     Noise(Compositions),
-    Scaffold { frame: Frame, system: Arc<System>, prior: Prior },
+    Scaffold { frame: Box<Frame>, system: Arc<System>, prior: Prior },
 }
 
 /// A shape as asked for.
@@ -192,7 +192,7 @@ fn subject(flags: &SampleFlags, spec: &str, runtime: &Runtime) -> Result<Subject
             let moving: Vec<usize> = (0..frame.len()).filter(|&i| system.masses[i] > 0.0).collect();
             let centre = [0, 1, 2].map(|a| moving.iter().map(|&i| frame.positions[3 * i + a]).sum::<f64>() / moving.len() as f64);
             let prior = Prior::Blob(Blob::aligned(centre, [sigma * sigma; 3]));
-            Ok(Subject::Scaffold { frame, system, prior })
+            Ok(Subject::Scaffold { frame: Box::new(frame), system, prior })
         }
         (None, None, None) if spec == SampleFlags::MODEL || Path::new(spec).is_file() => {
             Ok(Subject::Noise(Compositions::qm9().map_err(Error::Run)?))

@@ -246,7 +246,7 @@ fn paths_depend_neither_on_batches_nor_on_threads_nor_on_the_loop() {
                     assert!(adaptive && !spec.sampler.has_schedule());
                     continue;
                 };
-                let shapes = |id: u32| (id % 2 == 0).then_some([0.9, 0.5, 0.2]);
+                let shapes = |id: u32| id.is_multiple_of(2).then_some([0.9, 0.5, 0.2]);
                 let denoiser = denoiser.with_targets(Arc::new(shapes));
                 let options =
                     |batch_atoms, threads| StreamOptions { dtype, batch_atoms, threads: Some(threads), ..StreamOptions::default() };

@@ -31,7 +31,7 @@ pub struct Component {
 impl Component {
     /// A Gaussian; `None` where the covariance is not positive definite or a number is not finite.
     pub fn new(weight: f64, mean: Vector3<f64>, covariance: Matrix3<f64>) -> Option<Self> {
-        let finite = weight >= 0.0 && weight <= 1.0 && mean.iter().chain(covariance.iter()).all(|x| x.is_finite());
+        let finite = (0.0..=1.0).contains(&weight) && mean.iter().chain(covariance.iter()).all(|x| x.is_finite());
         let factor = Cholesky::new(covariance).filter(|_| finite)?.l();
         Some(Component { weight, mean, covariance, factor })
     }

@@ -168,7 +168,7 @@ fn shapes(n: usize, atoms: usize) -> Vec<[f64; 3]> {
     let noise = Noise::new(atoms as u64);
     let draw = |i: usize| {
         let z = noise.normals(i as u32, 0, 0, scorefield_integrators::Purpose::Displacement);
-        let middle = if i % 4 == 0 { [1.2, 0.1, -0.3] } else { [0.6, 0.4, 0.2] };
+        let middle = if i.is_multiple_of(4) { [1.2, 0.1, -0.3] } else { [0.6, 0.4, 0.2] };
         [0, 1, 2].map(|k| middle[k] + 0.05 * z[k])
     };
     (0..n).map(draw).collect()

@@ -95,10 +95,11 @@ impl PainnProvider {
     /// A provider of `model`.
     pub fn new(model: PainnModel) -> Self {
         let PainnConfig { cutoff, layers, .. } = model.config;
+        let name = if matches!(model.output, Meaning::Energy { .. }) { super::model::ARCHITECTURE } else { "gpff" };
         let potential = Capabilities {
             types: Some(model.types.clone()),
             range: Some(cutoff / ANGSTROMS * layers as f64),
-            ..Capabilities::potential(super::model::ARCHITECTURE)
+            ..Capabilities::potential(name)
         };
         let capabilities = match model.output {
             Meaning::Energy { .. } => Capabilities { atom_energy: true, ..potential },
