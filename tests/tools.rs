@@ -394,8 +394,12 @@ fn relax_interrupted_keeps_what_is_done() {
         return;
     }
     assert_eq!(output.status.code(), Some(130), "{message}");
-    assert!(message.contains("interrupted") && message.contains("--frames"), "{message}");
     let done = table(&folder.read("table.csv")).len();
+    if done == 3000 {
+        eprintln!("skipped: the machine relaxed everything while the signal came");
+        return;
+    }
+    assert!(message.contains("interrupted") && message.contains("--frames"), "{message}");
     assert!(done > 0 && done < 3000, "{done}");
     assert_eq!(folder.read("out.xyz").lines().filter(|l| *l == "13").count(), done);
 }

@@ -72,7 +72,7 @@ try:
         killed = running.pop()
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-    assert server.wait(120) == 0, open("ipi.log").read()
+    assert server.wait(400) == 0, open("ipi.log").read()
     assert [d.wait(20) for d in running] == [0] * len(running)
 finally:
     for process in [server, *running]:
