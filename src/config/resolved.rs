@@ -263,7 +263,11 @@ impl RunSettings {
             warnings.push(message);
         }
         if subject.kind == Kind::PseudoForce {
-            warnings.push(format!("{} points towards minima; its averages at a temperature are no physical ensemble", subject.name));
+            warnings.push(format!(
+                "{} points towards minima: near them every vibration has the same stiffness, so that averages at a temperature, free \
+                 energies and frequencies mean nothing",
+                subject.name
+            ));
         }
         if matches!(sampling, Sampling::Exchange { .. }) {
             if !integrator.is_thermal() {
