@@ -1,5 +1,6 @@
 //! All tests of the program from outside, one module per topic: one binary links once.
 
+mod bias;
 mod cli;
 mod consistency;
 mod device;
@@ -10,6 +11,7 @@ mod molecules;
 mod peers;
 mod physics;
 mod restart;
+mod sharding;
 mod support;
 mod tools;
 mod train;
