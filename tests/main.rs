@@ -10,6 +10,7 @@ mod generation;
 mod molecules;
 mod peers;
 mod physics;
+mod plumed;
 mod restart;
 mod sharding;
 mod support;
