@@ -1,5 +1,6 @@
 //! All tests of the program from outside, one module per topic: one binary links once.
 
+mod bias;
 mod cli;
 mod consistency;
 mod device;
@@ -9,7 +10,9 @@ mod generation;
 mod molecules;
 mod peers;
 mod physics;
+mod plumed;
 mod restart;
+mod sharding;
 mod support;
 mod tools;
 mod train;
