@@ -1,6 +1,7 @@
 //! All tests of the program from outside, one module per topic: one binary links once.
 
 mod cli;
+mod conformers;
 mod consistency;
 mod device;
 mod ensemble;

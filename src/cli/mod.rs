@@ -1,6 +1,7 @@
 //! The command line: one file per command, each with its `Args` and a `run(args, runtime)`. A new command is a file here,
 //! one arm of `Command` and one line in `dispatch`.
 
+mod conformers;
 mod consistency;
 mod convert;
 mod denoise;
@@ -52,6 +53,7 @@ enum Command {
     Exchange(ExchangeFlags),
     Relax(relax::RelaxFlags),
     Sample(sample::SampleFlags),
+    Conformers(conformers::ConformersFlags),
     Denoise(denoise::DenoiseFlags),
     Design(design::DesignFlags),
     Shape(shape::ShapeFlags),
@@ -109,6 +111,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Exchange(args) => start(args, global, exchange::run),
         Command::Relax(flags) => start(flags, global, relax::run),
         Command::Sample(flags) => start(flags, global, sample::run),
+        Command::Conformers(flags) => start(flags, global, conformers::run),
         Command::Denoise(flags) => start(flags, global, denoise::run),
         Command::Design(flags) => start(flags, global, design::run),
         Command::Shape(flags) => start(flags, global, shape::run),

@@ -1,5 +1,6 @@
 //! Molecules from noise: what they are made of, and how they get through a sampler.
 
+pub mod conformers;
 mod formula;
 mod run;
 

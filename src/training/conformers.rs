@@ -149,15 +149,12 @@ struct Structure {
 }
 
 /// Reads the conformers; their hash and the files they are from.
-fn load(
-    request: &Request,
-    vocabulary: Vocabulary,
-    seed: u64,
-    runtime: &Runtime,
-) -> Result<(Arc<Conformers>, String, Vec<InputFile>)> {
+fn load(request: &Request, vocabulary: Vocabulary, seed: u64, runtime: &Runtime) -> Result<(Arc<Conformers>, String, Vec<InputFile>)> {
     let settings = request.recipe.data.absolute(&request.folder);
     let paths = match &settings.trajectory {
-        None => return usage("[data]: trajectory is missing; name a file of conformers (SDF; XYZ or packed minima, whose bonds are perceived)"),
+        None => {
+            return usage("[data]: trajectory is missing; name a file of conformers (SDF; XYZ or packed minima, whose bonds are perceived)");
+        }
         Some(Paths::One(path)) => std::slice::from_ref(path),
         Some(Paths::Several(paths)) => &paths[..],
     };
@@ -447,7 +444,10 @@ fn plot(rows: &[serde_json::Value], path: &Path) -> Result<()> {
         title: "Losses".into(),
         x_label: "step".into(),
         y_label: "weighted mean square (A^2)".into(),
-        series: [series("training", "loss"), series("validation", "validation_loss")].into_iter().filter(|s| !s.points.is_empty()).collect(),
+        series: [series("training", "loss"), series("validation", "validation_loss")]
+            .into_iter()
+            .filter(|s| !s.points.is_empty())
+            .collect(),
         log_y: true,
         ..LinePlot::default()
     });

@@ -33,8 +33,7 @@ pub(super) struct Conditioner<T> {
 impl<T: SimdReal> Conditioner<T> {
     pub(super) fn new(layout: &Layout, width: usize, training: bool) -> Self {
         let perceptron = |places: &PerceptronPlace| Perceptron::new(places, Activation::Silu, training);
-        let embedding =
-            |p: &EmbeddingPlaces| Embedding { perceptron: perceptron(&p.perceptron), norm: LayerNorm::new(&p.norm) };
+        let embedding = |p: &EmbeddingPlaces| Embedding { perceptron: perceptron(&p.perceptron), norm: LayerNorm::new(&p.norm) };
         let layers = layout.conditioner.iter().map(|l| Layer {
             edge_norm: LayerNorm::new(&l.edge_norm),
             edge: perceptron(&l.edge),

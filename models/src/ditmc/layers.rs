@@ -16,11 +16,7 @@ pub(super) struct Dense<T> {
 impl<T: SimdReal> Dense<T> {
     pub(super) fn new(place: &DensePlace, training: bool) -> Self {
         let DensePlace { inputs, outputs, .. } = *place;
-        Dense {
-            forward: Panels::zeros(inputs, outputs),
-            backward: training.then(|| Panels::zeros(outputs, inputs)),
-            place: place.clone(),
-        }
+        Dense { forward: Panels::zeros(inputs, outputs), backward: training.then(|| Panels::zeros(outputs, inputs)), place: place.clone() }
     }
 
     pub(super) fn load(&mut self, values: &[T]) {

@@ -329,6 +329,7 @@ impl<T: SimdReal> Work<T> {
     }
 
     /// Atoms of all structures.
+    #[cfg(test)]
     pub(super) fn atoms(&self) -> usize {
         self.condition_of.len()
     }

@@ -165,7 +165,9 @@ pub fn start(
     given: Option<&[f64]>,
     x: &mut [f64],
 ) {
-    let draw = |purpose: Purpose| -> Vec<f64> { (0..context.len()).flat_map(|i| noise.normals(i as u32, id, u64::from(round), purpose)).collect() };
+    let draw = |purpose: Purpose| -> Vec<f64> {
+        (0..context.len()).flat_map(|i| noise.normals(i as u32, id, u64::from(round), purpose)).collect()
+    };
     let xi = draw(Purpose::Prior);
     match given {
         Some(given) => {
@@ -344,7 +346,10 @@ mod tests {
                         .sum();
                     let (mean, want) = (square / f64::from(most), 3.0 * (1.0 - t).powi(2));
                     // Chi-square of 3 per structure: its error is √(2/(3 n)).
-                    assert!((mean / want - 1.0).abs() < 5.0 * (2.0 / (3.0 * f64::from(most))).sqrt(), "{method:?} {churn} {t}: {mean} {want}");
+                    assert!(
+                        (mean / want - 1.0).abs() < 5.0 * (2.0 / (3.0 * f64::from(most))).sqrt(),
+                        "{method:?} {churn} {t}: {mean} {want}"
+                    );
                     seen += 1;
                 }
             });
