@@ -24,7 +24,7 @@ pub(super) struct Table<'a, T> {
     pub(super) stride: usize,
     /// What queries and keys meet; what values meet lies `width` after it.
     pub(super) offset: usize,
-    /// Row of each pair `[n, n]`, receiver first.
+    /// Row of each pair `[n, n]`, receiver first; empty where every pair has its own.
     pub(super) rows: &'a [u16],
     /// Added to rows that are not 0.
     pub(super) first: usize,
@@ -33,6 +33,9 @@ pub(super) struct Table<'a, T> {
 impl<T> Table<'_, T> {
     #[inline(always)]
     fn place(&self, pair: usize) -> usize {
+        if self.rows.is_empty() {
+            return pair * self.stride + self.offset;
+        }
         let row = self.rows[pair] as usize;
         (if row == 0 { 0 } else { row + self.first }) * self.stride + self.offset
     }

@@ -25,6 +25,8 @@ pub enum Variant {
     /// Absolute positional embedding: a perceptron of each atom's coordinates.
     #[default]
     Ape,
+    /// Relative positional embedding: a perceptron of each pair's displacement.
+    Rpe,
 }
 
 /// How pairs of atoms are conditioned on the graph.
@@ -79,7 +81,8 @@ impl Default for DitmcConfig {
 
 impl DitmcConfig {
     /// Names of presets.
-    pub const PRESETS: [&str; 4] = ["ditmc-ape-base", "ditmc-ape-large", "ditmc-ape-small", "ditmc-ape-base-qm9"];
+    pub const PRESETS: [&str; 6] =
+        ["ditmc-ape-base", "ditmc-ape-large", "ditmc-ape-small", "ditmc-ape-base-qm9", "ditmc-rpe-base", "ditmc-rpe-small"];
 
     /// A preset: the published base and large sizes with the vocabulary of drugs, the base size with that of QM9, and a small one
     /// (4 × 128) for a few cores.
@@ -90,6 +93,8 @@ impl DitmcConfig {
             "ditmc-ape-large" => Some(DitmcConfig { blocks: 8, heads: 12, conditioner_layers: 3, ..base }),
             "ditmc-ape-base-qm9" => Some(DitmcConfig { vocabulary: Vocabulary::Qm9, ..base }),
             "ditmc-ape-small" => Some(DitmcConfig { blocks: 4, head_width: 16, vocabulary: Vocabulary::Qm9, ..base }),
+            "ditmc-rpe-base" => Some(DitmcConfig { variant: Variant::Rpe, ..base }),
+            "ditmc-rpe-small" => Self::preset("ditmc-ape-small").map(|small| DitmcConfig { variant: Variant::Rpe, ..small }),
             _ => None,
         }
     }
@@ -213,6 +218,7 @@ pub(super) struct Layout {
     pub(super) time: PerceptronPlace,
     /// `[TYPES, F]`.
     pub(super) types: Range<usize>,
+    /// Of coordinates, or of displacements.
     pub(super) position: PerceptronPlace,
     /// `[HOPS, F]`, or one row for atoms without bond.
     pub(super) pair_embedding: Range<usize>,
@@ -254,11 +260,15 @@ impl Layout {
         // Rows of embeddings are as long as those of one-hot vectors times a matrix of F rows.
         let rows = Start::Normal((1.0 / f as f64).sqrt());
         let types = b.vector("node_embedding.Embed_0.embedding", &[TYPES, f], rows, |c| c);
-        let position = b.perceptron("node_embedding.MLP_0", 3, f, f, false);
+        let (position, pair) = match config.variant {
+            Variant::Ape => ("node_embedding.MLP_0", "edge_embedding.MLP_0"),
+            Variant::Rpe => ("edge_embedding.MLP_0", "edge_embedding.MLP_1"),
+        };
+        let position = b.perceptron(position, 3, f, f, false);
         let (pair_embedding, pair_perceptron) = match config.pair_tokens {
             PairTokens::AllPairs => {
                 let embedding = b.vector("edge_embedding.Embed_0.embedding", &[HOPS, f], rows, |c| c);
-                (embedding, Some(b.perceptron("edge_embedding.MLP_0", f, f, f, true)))
+                (embedding, Some(b.perceptron(pair, f, f, f, true)))
             }
             PairTokens::BondPairs => (b.vector("edge_embedding.not_bonded", &[f], Start::Normal(1.0), |c| c), None),
         };
@@ -433,6 +443,7 @@ mod tests {
     fn published_numbers_of_parameters() {
         let count = |name: &str| DitmcConfig::preset(name).unwrap().parameters();
         assert_eq!(count("ditmc-ape-base"), 9_561_670);
+        assert_eq!(count("ditmc-rpe-base"), 9_561_670);
         assert_eq!(count("ditmc-ape-large"), 28_293_990);
         // Thirty columns fewer at the conditioner's input.
         assert_eq!(count("ditmc-ape-base-qm9"), 9_561_670 - 30 * 256);

@@ -2,12 +2,12 @@
 //!
 //! What depends on graphs alone (conditioner, tables of pairs) is computed by [`Work::set_graphs`], what depends on the time too
 //! (modulation of every block) by [`Work::set_times`]; structures of one graph share both. A forward then is
-//! `h = E_Z + MLP(x)`; per block `h += α₁ attention(LN(h)(1 + γ₁) + β₁)`, `h += α₂ MLP(LN(h)(1 + γ₂) + β₂)`; and the drift
+//! `h = E_Z + MLP(x)` (aPE) or `h = E_Z` with `MLP(x_j − x_i)` added to the token of every pair (rPE); per block `h += α₁ attention(LN(h)(1 + γ₁) + β₁)`, `h += α₂ MLP(LN(h)(1 + γ₂) + β₂)`; and the drift
 //! `W (LN(h)(1 + s) + b)`, whose mean is taken away by whoever uses it.
 
 use super::attention::{Attend, AttendBack, Sizes, Table, pattern};
 use super::conditioner::{Conditioner, ConditionerWork};
-use super::config::{DitmcConfig, HOPS, Layout, PairTokens};
+use super::config::{DitmcConfig, HOPS, Layout, PairTokens, Variant};
 use super::context::GraphContext;
 use super::kernels::{Activation, Add, Columns, Curve, CurveBack, Gate, GateBack, Modulate, ModulateBack, reserve};
 use super::layers::{Dense, LayerNorm, Perceptron};
@@ -103,13 +103,32 @@ struct Member {
     table: usize,
 }
 
+impl Member {
+    /// Row among those of all graphs.
+    fn row(&self, row: u16) -> usize {
+        if row == 0 { 0 } else { self.table + row as usize }
+    }
+}
+
 /// A structure of one of the graphs.
 #[derive(Clone, Copy)]
 struct Structure {
     graph: usize,
-    /// First row of its atoms, first weight of its pairs.
+    /// First row of its atoms, of its pairs, first weight of its pairs.
     atom: usize,
+    pair: usize,
     weight: usize,
+}
+
+/// What every pair of a structure has of its own (rPE).
+#[derive(Default)]
+struct PairRows<T> {
+    displacements: AlignedBuffer<T>,
+    hidden: AlignedBuffer<T>,
+    tokens: AlignedBuffer<T>,
+    table: AlignedBuffer<T>,
+    gtable: AlignedBuffer<T>,
+    gtokens: AlignedBuffer<T>,
 }
 
 /// What a block leaves for the way back.
@@ -167,6 +186,7 @@ pub(super) struct Work<T> {
     condition_of: Vec<u32>,
     positions: AlignedBuffer<T>,
     position_hidden: AlignedBuffer<T>,
+    pairs: PairRows<T>,
     blocks: Vec<Saved<T>>,
     last: AlignedBuffer<T>,
     normed: AlignedBuffer<T>,
@@ -203,6 +223,7 @@ impl<T: SimdReal> Work<T> {
             condition_of: Vec::new(),
             positions: AlignedBuffer::default(),
             position_hidden: AlignedBuffer::default(),
+            pairs: PairRows::default(),
             blocks: Vec::new(),
             last: AlignedBuffer::default(),
             normed: AlignedBuffer::default(),
@@ -253,7 +274,9 @@ impl<T: SimdReal> Work<T> {
                 self.tokens[f..rows * f].copy_from_slice(&self.conditioner.bond_tokens()[..bonds * f]);
             }
         }
-        p.pair_maps.apply(&p.values, rows, &self.tokens, &mut self.table);
+        if p.config.variant == Variant::Ape {
+            p.pair_maps.apply(&p.values, rows, &self.tokens, &mut self.table);
+        }
     }
 
     /// Takes one time per graph and computes what depends on graphs and times.
@@ -311,8 +334,11 @@ impl<T: SimdReal> Work<T> {
         let member = &self.graphs[graph];
         let atom = self.condition_of.len();
         let pairs = pattern(p.config.heads);
-        let weight = self.structures.last().map_or(0, |s| s.weight + self.graphs[s.graph].atoms.pow(2) * pairs);
-        self.structures.push(Structure { graph, atom, weight });
+        let (pair, weight) = self.structures.last().map_or((0, 0), |s| {
+            let more = self.graphs[s.graph].atoms.pow(2);
+            (s.pair + more, s.weight + more * pairs)
+        });
+        self.structures.push(Structure { graph, atom, pair, weight });
         self.condition_of.extend(member.first as u32..(member.first + member.atoms) as u32);
         let atoms = self.condition_of.len();
         if self.positions.len() < atoms * PAD {
@@ -339,10 +365,14 @@ impl<T: SimdReal> Work<T> {
         [self.out[i * PAD], self.out[i * PAD + 1], self.out[i * PAD + 2]]
     }
 
+    /// Number of pairs of all structures, an atom with itself among them.
+    fn pair_rows(&self) -> usize {
+        self.structures.last().map_or(0, |s| s.pair + self.graphs[s.graph].atoms.pow(2))
+    }
+
     fn reserve_structures(&mut self, p: &Parameters<T>) {
         let (atoms, f, hidden) = (self.condition_of.len(), p.config.features(), p.config.features() * p.config.expansion);
-        let pairs = pattern(p.config.heads);
-        let weights = self.structures.last().map_or(0, |s| s.weight + self.graphs[s.graph].atoms.pow(2) * pairs);
+        let weights = self.pair_rows() * pattern(p.config.heads);
         reserve(&mut self.position_hidden, atoms, f);
         self.blocks.resize_with(if self.training { p.blocks.len() } else { 1 }, Saved::default);
         for b in &mut self.blocks {
@@ -373,7 +403,16 @@ impl<T: SimdReal> Work<T> {
         self.reserve_structures(p);
         let (atoms, f) = (self.condition_of.len(), p.config.features());
         let stride = MODULATION * f;
-        p.position.apply(&p.values, atoms, &self.positions, &mut self.position_hidden, &mut self.scratch[0], &mut self.blocks[0].h);
+        match p.config.variant {
+            Variant::Ape => {
+                let (hidden, h) = (&mut self.position_hidden, &mut self.blocks[0].h);
+                p.position.apply(&p.values, atoms, &self.positions, hidden, &mut self.scratch[0], h);
+            }
+            Variant::Rpe => {
+                self.blocks[0].h[..atoms * f].fill(T::default());
+                self.displace(p);
+            }
+        }
         let embedding = &p.values[p.layout.types.clone()];
         for s in &self.structures {
             let member = &self.graphs[s.graph];
@@ -394,7 +433,7 @@ impl<T: SimdReal> Work<T> {
                 dispatch(Attend {
                     sizes: Sizes { atoms: member.atoms, width: f, heads: p.config.heads },
                     qkv: &now.qkv[3 * f * s.atom..3 * f * end],
-                    table: table(&self.table, p, member, l),
+                    table: table(&self.table, &self.pairs.table, p, member, s.pair, l),
                     kappa: &p.values[p.layout.blocks[l].kappa.clone()],
                     weights: &mut now.weights[s.weight..],
                     sum: &mut now.sum[f * s.atom..f * end],
@@ -420,6 +459,57 @@ impl<T: SimdReal> Work<T> {
         p.readout.apply(&p.values, atoms, &self.normed, &mut self.out);
     }
 
+    /// Tokens and rows of the table for every pair: those of the graph and of the displacement from receiver to sender.
+    fn displace(&mut self, p: &Parameters<T>) {
+        let (rows, f) = (self.pair_rows(), p.config.features());
+        let own = &mut self.pairs;
+        reserve(&mut own.displacements, rows, PAD);
+        reserve(&mut own.hidden, rows, f);
+        reserve(&mut own.tokens, rows, f);
+        reserve(&mut own.table, rows, p.pair_maps.place.outputs);
+        reserve(&mut self.scratch[0], rows, f);
+        for s in &self.structures {
+            let n = self.graphs[s.graph].atoms;
+            let x = &self.positions[s.atom * PAD..];
+            for (pair, to) in own.displacements[s.pair * PAD..].chunks_exact_mut(PAD).take(n * n).enumerate() {
+                let (receiver, sender) = (pair / n * PAD, pair % n * PAD);
+                for k in 0..3 {
+                    to[k] = x[sender + k] - x[receiver + k];
+                }
+            }
+        }
+        p.position.apply(&p.values, rows, &own.displacements, &mut own.hidden, &mut self.scratch[0], &mut own.tokens);
+        for s in &self.structures {
+            let member = &self.graphs[s.graph];
+            for (to, &row) in own.tokens[s.pair * f..].chunks_exact_mut(f).zip(&*member.rows) {
+                let row = member.row(row);
+                dispatch(Add { x: &self.tokens[row * f..(row + 1) * f], y: to });
+            }
+        }
+        p.pair_maps.apply(&p.values, rows, &own.tokens, &mut own.table);
+    }
+
+    /// The reverse of [`Work::displace`]; leaves gradients of the graphs' tokens in `self.g[1]`.
+    fn displace_back(&mut self, p: &Parameters<T>, gradient: &mut [T]) {
+        let (rows, f) = (self.pair_rows(), p.config.features());
+        let own = &mut self.pairs;
+        let [s, gs] = &mut self.scratch;
+        reserve(&mut own.gtokens, rows, f);
+        p.pair_maps.back(rows, &own.gtable, &mut own.gtokens);
+        p.pair_maps.gradient(rows, &own.gtable, &own.tokens, gradient);
+        let to = &mut self.g[1];
+        reserve(to, self.table_rows, f);
+        to[..self.table_rows * f].fill(T::default());
+        for s in &self.structures {
+            let member = &self.graphs[s.graph];
+            for (from, &row) in own.gtokens[s.pair * f..].chunks_exact(f).zip(&*member.rows) {
+                let row = member.row(row);
+                dispatch(Add { x: from, y: &mut to[row * f..(row + 1) * f] });
+            }
+        }
+        p.position.back(rows, &own.gtokens, &own.displacements, &own.hidden, [s, gs], None, gradient);
+    }
+
     /// Adds the gradients of parameters (`[layout.len]`) for the gradient `seed [A, 3]` of the drifts.
     pub(super) fn backward(&mut self, p: &Parameters<T>, seed: &[T], gradient: &mut [T]) {
         let (atoms, f, rows) = (self.condition_of.len(), p.config.features(), self.rows);
@@ -429,10 +519,13 @@ impl<T: SimdReal> Work<T> {
             reserve(buffer, atoms, f);
         }
         reserve(&mut self.gqkv, atoms, 3 * f);
-        let largest = (atoms * hidden).max(self.rows * 2 * f).max(self.table_rows * f);
+        let pairs = if p.config.variant == Variant::Rpe { self.pair_rows() } else { 0 };
+        let largest = (atoms * hidden).max(self.rows * 2 * f).max(self.table_rows.max(pairs) * f);
         self.scratch.iter_mut().for_each(|s| reserve(s, largest, 1));
-        reserve(&mut self.gtable, self.table_rows, maps);
-        self.gtable[..self.table_rows * maps].fill(T::default());
+        let (gtable, table_rows) =
+            if pairs > 0 { (&mut self.pairs.gtable, pairs) } else { (&mut self.gtable, self.table_rows) };
+        reserve(gtable, table_rows, maps);
+        gtable[..table_rows * maps].fill(T::default());
         reserve(&mut self.gcondition, rows, f);
         reserve(&mut self.slopes, self.graphs.iter().map(|g| g.atoms).max().unwrap_or(0), pattern(p.config.heads));
 
@@ -489,14 +582,17 @@ impl<T: SimdReal> Work<T> {
                 dispatch(AttendBack {
                     sizes: Sizes { atoms: member.atoms, width: f, heads: p.config.heads },
                     qkv: &saved.qkv[3 * f * first..3 * f * end],
-                    table: table(&self.table, p, member, l),
+                    table: table(&self.table, &self.pairs.table, p, member, structure.pair, l),
                     kappa: &p.values[kappa.clone()],
                     weights: &saved.weights[structure.weight..],
                     sum: &saved.sum[f * first..f * end],
                     g: &mut s[f * first..f * end],
                     gqkv: &mut self.gqkv[3 * f * first..3 * f * end],
                     gkappa: &mut gradient[kappa],
-                    gtable: &mut self.gtable,
+                    gtable: match p.config.variant {
+                        Variant::Ape => &mut self.gtable,
+                        Variant::Rpe => &mut self.pairs.gtable[structure.pair * maps..],
+                    },
                     slopes: &mut self.slopes,
                 });
             }
@@ -520,7 +616,9 @@ impl<T: SimdReal> Work<T> {
                 dispatch(Add { x: g, y: &mut types[z as usize * f..(z as usize + 1) * f] });
             }
         }
-        p.position.back(atoms, g, &self.positions, &self.position_hidden, [s, gs], None, gradient);
+        if p.config.variant == Variant::Ape {
+            p.position.back(atoms, g, &self.positions, &self.position_hidden, [s, gs], None, gradient);
+        }
         self.graphs_back(p, gradient);
     }
 
@@ -550,10 +648,17 @@ impl<T: SimdReal> Work<T> {
         }
         // Pairs.
         let (rows, bonds) = (self.table_rows, self.conditioner.bonds());
-        let gtokens = &mut self.g[1];
-        reserve(gtokens, rows, f);
-        p.pair_maps.back(rows, &self.gtable, gtokens);
-        p.pair_maps.gradient(rows, &self.gtable, &self.tokens, gradient);
+        match p.config.variant {
+            Variant::Ape => {
+                let gtokens = &mut self.g[1];
+                reserve(gtokens, rows, f);
+                p.pair_maps.back(rows, &self.gtable, gtokens);
+                p.pair_maps.gradient(rows, &self.gtable, &self.tokens, gradient);
+            }
+            Variant::Rpe => self.displace_back(p, gradient),
+        }
+        let [s, gs] = &mut self.scratch;
+        let gtokens = &self.g[1];
         let embedding = p.layout.pair_embedding.clone();
         let mut gbonds = None;
         match &p.pair_perceptron {
@@ -573,10 +678,21 @@ impl<T: SimdReal> Work<T> {
     }
 }
 
-/// Rows of `table` that pairs of a graph meet in block `l`.
-fn table<'a, T: SimdReal>(values: &'a [T], p: &Parameters<T>, member: &'a Member, l: usize) -> Table<'a, T> {
+/// Rows that pairs of a structure meet in block `l`: those of its graph, or its own.
+fn table<'a, T: SimdReal>(
+    shared: &'a [T],
+    own: &'a [T],
+    p: &Parameters<T>,
+    member: &'a Member,
+    pair: usize,
+    l: usize,
+) -> Table<'a, T> {
     let stride = p.pair_maps.place.outputs;
-    Table { values, stride, offset: 2 * l * p.config.features(), rows: &member.rows, first: member.table }
+    let offset = 2 * l * p.config.features();
+    match p.config.variant {
+        Variant::Ape => Table { values: shared, stride, offset, rows: &member.rows, first: member.table },
+        Variant::Rpe => Table { values: &own[pair * stride..], stride, offset, rows: &[], first: 0 },
+    }
 }
 
 #[cfg(test)]

@@ -33,13 +33,12 @@ fn positions(n: usize, seed: u64) -> Vec<f64> {
     (0..n).flat_map(|i| Noise::new(seed).normals(i as u32, 0, 0, Purpose::Displacement)).collect()
 }
 
-fn check_golden<T: SimdReal>(tolerance: f64) -> Option<()> {
-    let golden = Golden::open("ditmc_ape_small.safetensors")?;
-    let config = small();
+fn check_golden<T: SimdReal>(file: &str, config: DitmcConfig, tolerance: f64) -> Option<()> {
+    let golden = Golden::open(file)?;
     let p = loaded::<T>(&config, &golden.parameters(&Layout::new(&config)), true);
     let f = config.features();
     for (name, smiles) in MOLECULES {
-        let context = context(smiles, Vocabulary::Drugs);
+        let context = context(smiles, config.vocabulary);
         let n = context.len();
         assert_eq!(context.nodes.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), golden.get(&format!("{name}.node_attr")));
         let hops = golden.get(&format!("{name}.hops"));
@@ -68,7 +67,11 @@ fn check_golden<T: SimdReal>(tolerance: f64) -> Option<()> {
             let tokens = golden.double(&of("pair_tokens"));
             for (pair, (&h, token)) in context.hops.iter().zip(tokens.chunks_exact(f)).enumerate() {
                 if pair / n != pair % n {
-                    let ours = f64s(&work.tokens[h as usize * f..(h as usize + 1) * f]);
+                    let ours = match config.variant {
+                        Variant::Ape => &work.tokens[h as usize * f..(h as usize + 1) * f],
+                        Variant::Rpe => &work.pairs.tokens[pair * f..(pair + 1) * f],
+                    };
+                    let ours = f64s(ours);
                     assert!(difference(&ours, token) < tolerance);
                 }
             }
@@ -92,18 +95,25 @@ fn check_golden<T: SimdReal>(tolerance: f64) -> Option<()> {
 
 #[test]
 fn forward_is_that_of_the_authors() {
-    check_golden::<f64>(1e-12);
-    check_golden::<f32>(1e-5);
+    check_golden::<f64>("ditmc_ape_small.safetensors", small(), 1e-12);
+    check_golden::<f32>("ditmc_ape_small.safetensors", small(), 1e-5);
+    let rpe = DitmcConfig { variant: Variant::Rpe, vocabulary: Vocabulary::Qm9, ..small() };
+    check_golden::<f64>("ditmc_rpe_small.safetensors", rpe.clone(), 1e-12);
+    check_golden::<f32>("ditmc_rpe_small.safetensors", rpe, 1e-5);
 }
 
 /// The gradient of the authors' loss, whose parts are stored.
 #[test]
 fn gradients_are_those_of_the_authors() {
-    let Some(golden) = Golden::open("ditmc_ape_small.safetensors") else { return };
-    let config = small();
+    check_gradients("ditmc_ape_small.safetensors", small());
+    check_gradients("ditmc_rpe_small.safetensors", DitmcConfig { variant: Variant::Rpe, vocabulary: Vocabulary::Qm9, ..small() });
+}
+
+fn check_gradients(file: &str, config: DitmcConfig) {
+    let Some(golden) = Golden::open(file) else { return };
     let layout = Layout::new(&config);
     let p = loaded::<f64>(&config, &golden.parameters(&layout), true);
-    let context = context("CCO", Vocabulary::Drugs);
+    let context = context("CCO", config.vocabulary);
     let of = |what: &str| golden.double(&format!("loss.ethanol.{what}"));
     let tau = of("tau")[0];
     let mut work = Work::<f64>::new(true);
@@ -145,10 +155,15 @@ fn gradients_are_those_of_the_authors() {
 /// Both kinds of pair tokens, several molecules and structures, and heads that fill no vector.
 #[test]
 fn gradients_are_finite_differences() {
-    for (pair_tokens, heads, head_width) in
-        [(PairTokens::AllPairs, 3, 16), (PairTokens::BondPairs, 8, 4), (PairTokens::BondPairs, 12, 4), (PairTokens::AllPairs, 6, 8)]
-    {
-        let config = DitmcConfig { heads, head_width, pair_tokens, vocabulary: Vocabulary::Qm9, expansion: 2, ..small() };
+    for (variant, pair_tokens, heads, head_width) in [
+        (Variant::Ape, PairTokens::AllPairs, 3, 16),
+        (Variant::Ape, PairTokens::BondPairs, 8, 4),
+        (Variant::Ape, PairTokens::BondPairs, 12, 4),
+        (Variant::Ape, PairTokens::AllPairs, 6, 8),
+        (Variant::Rpe, PairTokens::AllPairs, 2, 8),
+        (Variant::Rpe, PairTokens::BondPairs, 4, 8),
+    ] {
+        let config = DitmcConfig { variant, heads, head_width, pair_tokens, vocabulary: Vocabulary::Qm9, expansion: 2, ..small() };
         let layout = Arc::new(Layout::new(&config));
         let values = drawn(&config);
         let contexts = [context("C[C@H](O)F", Vocabulary::Qm9), context("O", Vocabulary::Qm9), context("C.N", Vocabulary::Qm9)];
@@ -191,15 +206,21 @@ fn gradients_are_finite_differences() {
             worst = worst.max((slope - norm).abs() / norm.max(1e-3));
             assert!((slope - norm).abs() < 1e-5 * norm.max(1e-2), "{}: {slope} {norm}", entry.name);
         }
-        println!("{pair_tokens:?} {heads}: {worst:e}");
+        println!("{variant:?} {pair_tokens:?} {heads}: {worst:e}");
     }
 }
 
 /// Results do not depend, in any bit, on what else is computed, nor on how memory was used before.
 #[test]
 fn structures_do_not_see_each_other() {
-    for pair_tokens in [PairTokens::AllPairs, PairTokens::BondPairs] {
-        let config = DitmcConfig { pair_tokens, ..small() };
+    let kinds = [
+        (Variant::Ape, PairTokens::AllPairs),
+        (Variant::Ape, PairTokens::BondPairs),
+        (Variant::Rpe, PairTokens::AllPairs),
+        (Variant::Rpe, PairTokens::BondPairs),
+    ];
+    for (variant, pair_tokens) in kinds {
+        let config = DitmcConfig { variant, pair_tokens, ..small() };
         let p = loaded::<f32>(&config, &drawn(&config), false);
         let contexts = ["CC(=O)Nc1ccc(O)cc1", "CCO", "C"].map(|s| context(s, Vocabulary::Drugs));
         let mut work = Work::<f32>::new(false);
