@@ -4,8 +4,8 @@ use super::denoising::check_writable;
 use super::input::{FrameStream, Model, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
-use crate::generation::conformers::{ANGSTROMS, Conformer, Recipe, Relaxation, Subject, Tally, ensemble};
-use crate::io::{Frame, ReadOptions, write_atomically, write_frames};
+use crate::generation::conformers::{ANGSTROMS, Conformer, Recipe, Relaxation, Subject, Tally, ensemble, graph_of};
+use crate::io::{ReadOptions, write_atomically, write_frames};
 use crate::signals::Interrupt;
 use anyhow::{Context, Result};
 use scorefield_integrators::relax::{RelaxOptions, RelaxSpec};
@@ -13,7 +13,7 @@ use scorefield_integrators::units::Dimension;
 use scorefield_integrators::{DType, Kind, Noise, Quantity, UnitSystem};
 use scorefield_models::ditmc::sampler::{Draw, Method, Times};
 use scorefield_models::ditmc::{DitmcModel, GraphContext, Sampler, SamplerSettings};
-use scorefield_models::molecule::{Convention, Graph, Perceiver, Vocabulary};
+use scorefield_models::molecule::{Graph, Perceiver, Vocabulary};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -310,23 +310,6 @@ fn structure_file(path: &Path, keep: bool, vocabulary: Vocabulary, subjects: &mu
     }
     show_file_warnings(runtime);
     Ok(())
-}
-
-/// The molecule of a frame, with the handedness of its coordinates; and whether all its hydrogens were there.
-fn graph_of(frame: &Frame, perceiver: &mut Perceiver) -> Result<(Graph, bool)> {
-    let mut graph = match &frame.graph {
-        Some(graph) => (**graph).clone(),
-        None => {
-            let convention = Convention { charge: frame.system.charge, ..Convention::default() };
-            perceiver.perceive(&frame.system.types, &frame.positions, convention)?
-        }
-    };
-    let whole = graph.imply_hydrogens() == 0 && graph.atoms().iter().all(|a| a.hydrogens == 0);
-    let rings = graph.find_aromaticity();
-    if whole {
-        graph.set_stereo_from(&frame.positions, &rings);
-    }
-    Ok((graph, whole))
 }
 
 fn write(flags: &ConformersFlags, out: &Path, subjects: &[Subject], delivered: &[(usize, Vec<Conformer>)]) -> Result<()> {

@@ -9,9 +9,11 @@ mod denoising;
 mod design;
 mod drive;
 mod evaluate;
+mod evaluate_conformers;
 mod evaluate_molecules;
 mod exchange;
 mod generate;
+mod generate_ensembles;
 mod info;
 mod input;
 mod models;
@@ -59,6 +61,8 @@ enum Command {
     Shape(shape::ShapeFlags),
     Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
+    GenerateEnsembles(generate_ensembles::GenerateEnsemblesFlags),
+    EvaluateConformers(evaluate_conformers::EvaluateConformersFlags),
     EvaluateMolecules(evaluate_molecules::EvaluateMoleculesFlags),
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
@@ -117,6 +121,8 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Shape(flags) => start(flags, global, shape::run),
         Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
+        Command::GenerateEnsembles(flags) => start(flags, global, generate_ensembles::run),
+        Command::EvaluateConformers(flags) => start(flags, global, evaluate_conformers::run),
         Command::EvaluateMolecules(flags) => start(flags, global, evaluate_molecules::run),
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),

@@ -9,7 +9,7 @@ use scorefield_models::ditmc::GraphContext;
 use scorefield_models::ditmc::checks::{Faults, mirror_if_all_wrong};
 use scorefield_models::ditmc::ensemble::Comparison;
 use scorefield_models::ditmc::sampler::Draw;
-use scorefield_models::molecule::{Compare, Graph, Vocabulary};
+use scorefield_models::molecule::{Compare, Convention, Graph, Perceiver, Vocabulary};
 use std::fmt;
 use std::sync::Arc;
 
@@ -266,6 +266,26 @@ fn relaxed(subject: &Subject, conformers: Vec<Conformer>, relaxation: &Relaxatio
     }
     kept.sort_by_key(|c| c.number);
     Ok(kept)
+}
+
+/// The molecule of a frame, with the handedness of its coordinates; and whether all its hydrogens were there.
+///
+/// # Errors
+/// Where the frame has no bonds and they cannot be perceived.
+pub fn graph_of(frame: &Frame, perceiver: &mut Perceiver) -> scorefield_models::molecule::Result<(Graph, bool)> {
+    let mut graph = match &frame.graph {
+        Some(graph) => (**graph).clone(),
+        None => {
+            let convention = Convention { charge: frame.system.charge, ..Convention::default() };
+            perceiver.perceive(&frame.system.types, &frame.positions, convention)?
+        }
+    };
+    let whole = graph.imply_hydrogens() == 0 && graph.atoms().iter().all(|a| a.hydrogens == 0);
+    let rings = graph.find_aromaticity();
+    if whole {
+        graph.set_stereo_from(&frame.positions, &rings);
+    }
+    Ok((graph, whole))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod conformers;
 mod formula;
 mod run;
+pub mod torsions;
 
 pub use formula::{Compositions, formula, molecule, parse_formula};
 pub use run::{Generated, Summary, Verdicts, denoise, noise_levels, record};

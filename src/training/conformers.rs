@@ -153,7 +153,9 @@ fn load(request: &Request, vocabulary: Vocabulary, seed: u64, runtime: &Runtime)
     let settings = request.recipe.data.absolute(&request.folder);
     let paths = match &settings.trajectory {
         None => {
-            return usage("[data]: trajectory is missing; name a file of conformers (SDF; XYZ or packed minima, whose bonds are perceived)");
+            return usage(
+                "[data]: trajectory is missing; name a file of conformers (SDF; XYZ or packed minima, whose bonds are perceived)",
+            );
         }
         Some(Paths::One(path)) => std::slice::from_ref(path),
         Some(Paths::Several(paths)) => &paths[..],

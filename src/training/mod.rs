@@ -9,7 +9,7 @@
 //! | `loss.svg`, `summary.json` | at the end |
 
 mod conformers;
-mod minima;
+pub(crate) mod minima;
 mod plan;
 mod toy;
 

@@ -522,8 +522,7 @@ impl<T: SimdReal> Work<T> {
         let pairs = if p.config.variant == Variant::Rpe { self.pair_rows() } else { 0 };
         let largest = (atoms * hidden).max(self.rows * 2 * f).max(self.table_rows.max(pairs) * f);
         self.scratch.iter_mut().for_each(|s| reserve(s, largest, 1));
-        let (gtable, table_rows) =
-            if pairs > 0 { (&mut self.pairs.gtable, pairs) } else { (&mut self.gtable, self.table_rows) };
+        let (gtable, table_rows) = if pairs > 0 { (&mut self.pairs.gtable, pairs) } else { (&mut self.gtable, self.table_rows) };
         reserve(gtable, table_rows, maps);
         gtable[..table_rows * maps].fill(T::default());
         reserve(&mut self.gcondition, rows, f);
@@ -679,14 +678,7 @@ impl<T: SimdReal> Work<T> {
 }
 
 /// Rows that pairs of a structure meet in block `l`: those of its graph, or its own.
-fn table<'a, T: SimdReal>(
-    shared: &'a [T],
-    own: &'a [T],
-    p: &Parameters<T>,
-    member: &'a Member,
-    pair: usize,
-    l: usize,
-) -> Table<'a, T> {
+fn table<'a, T: SimdReal>(shared: &'a [T], own: &'a [T], p: &Parameters<T>, member: &'a Member, pair: usize, l: usize) -> Table<'a, T> {
     let stride = p.pair_maps.place.outputs;
     let offset = 2 * l * p.config.features();
     match p.config.variant {
