@@ -25,7 +25,7 @@ Examples:
   scorefield conformers --smiles 'CC(=O)Nc1ccc(O)cc1' -n 20 --model ditmc.safetensors -o paracetamol.sdf
 
   # Many molecules from a file, relaxed and ranked with ANI-2x, without duplicates
-  scorefield conformers --input molecules.smi -n 50 --model ditmc.safetensors --relax ani:ani2x.safetensors --distinct 0.125A -o all.sdf
+  scorefield conformers --input molecules.smi -n 50 --model ditmc.safetensors --relax ani2x:weights=ani2x.safetensors --distinct 0.125A -o all.sdf
 
   # Refine given structures: noise of t = 0.8, then back in ten steps
   scorefield conformers --input rough.sdf --refine 0.8 --steps 10 -n 1 --model ditmc.safetensors -o refined.sdf

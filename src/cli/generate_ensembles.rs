@@ -27,10 +27,10 @@ use std::time::Instant;
 const EXAMPLES: &str = "\
 Examples:
   # Ensembles of 5000 molecules: bonds turned at random, relaxed with ANI-2x, within 10 kcal/mol
-  scorefield generate-ensembles qm9.extxyz --relax ani:ani2x.safetensors --limit 5000 --output ensembles
+  scorefield generate-ensembles qm9.extxyz --relax ani2x:weights=ani2x.safetensors --limit 5000 --output ensembles
 
   # The same after an interruption; with proposals of a conformer model
-  scorefield generate-ensembles molecules.sdf --relax ani:ani2x.safetensors --model ditmc.safetensors --output more
+  scorefield generate-ensembles molecules.sdf --relax ani2x:weights=ani2x.safetensors --model ditmc.safetensors --output more
 
 Writes train.sdf, validation.sdf and test.sdf: molecules are split by scaffold (ring systems with what joins them), 8:1:1. Run the same
 command again to go on where it was interrupted.";
@@ -162,7 +162,7 @@ pub(super) fn run(flags: GenerateEnsemblesFlags, runtime: &Runtime) -> Result<Ou
                 draws.iter().filter_map(turned).collect()
             }
         };
-        let relaxation = Relaxation { pool, provider: forces.provider(), method: method.clone(), options: options.clone() };
+        let relaxation = Relaxation { pool, provider: forces.provider(), method: method.clone(), options };
         let recipe = Recipe { draw: &draw, attempts: 3, relaxation: Some(relaxation), duplicates: distinct };
         // Few proposals are enough where nothing turns.
         let count = if torsions.is_empty() && sampler.is_none() { proposals.min(4) } else { proposals };

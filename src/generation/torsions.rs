@@ -78,7 +78,7 @@ impl Torsions {
 fn turns(graph: &Graph, i: usize, j: usize) -> bool {
     let others: Vec<usize> = graph.neighbours(i).iter().map(|n| n.atom as usize).filter(|&k| k != j).collect();
     let hydrogens = others.iter().filter(|&&k| graph.atoms()[k].element == 1).count();
-    !others.is_empty() && !(hydrogens == 3 && others.len() == 3)
+    !(others.is_empty() || hydrogens == 3 && others.len() == 3)
 }
 
 /// Atoms beyond `j`, seen from `i`.
