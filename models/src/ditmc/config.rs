@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::matrix::{PAD, padded};
 use crate::molecule::Vocabulary;
-use scorefield_integrators::{Noise, Purpose};
+use scorefield_integrators::{Noise, Purpose, Real};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -322,10 +322,10 @@ impl Layout {
     }
 
     /// Padded parameters from real ones.
-    pub(super) fn pad(&self, real: &[f64]) -> Vec<f64> {
-        let mut values = vec![0.0; self.len];
+    pub(super) fn pad<T: Real>(&self, real: &[f64]) -> Vec<T> {
+        let mut values = vec![T::default(); self.len];
         for (&place, &v) in self.map.iter().zip(real) {
-            values[place] = v;
+            values[place] = T::from_f64(v);
         }
         values
     }
@@ -387,8 +387,11 @@ impl Builder {
         row: &dyn Fn(usize) -> usize,
         column: &dyn Fn(usize) -> usize,
     ) {
+        let columns: Vec<usize> = (0..width).map(|c| first + column(c)).collect();
+        self.map.reserve(inputs * width);
         for r in 0..inputs {
-            self.map.extend((0..width).map(|c| weight + row(r) * stride + first + column(c)));
+            let start = weight + row(r) * stride;
+            self.map.extend(columns.iter().map(|c| start + c));
         }
         let start = start.unwrap_or(Start::Normal((1.0 / inputs as f64).sqrt()));
         self.entries.push(Entry { name: format!("{name}.kernel"), shape: vec![inputs, width], start });

@@ -96,7 +96,7 @@ struct Shared {
 
 fn pack<T: SimdReal>(model: &DitmcModel) -> Parameters<T> {
     let layout = Arc::new(Layout::new(&model.config));
-    let values: Vec<T> = layout.pad(&model.values).into_iter().map(T::from_f64).collect();
+    let values: Vec<T> = layout.pad(&model.values);
     let mut parameters = Parameters::new(&model.config, layout, false);
     parameters.load(&values);
     parameters

@@ -236,7 +236,7 @@ impl<T: SimdReal> Sampler<T> {
     /// Of `model`.
     pub fn new(model: &DitmcModel) -> Self {
         let layout = Arc::new(Layout::new(&model.config));
-        let values: Vec<T> = layout.pad(&model.values).into_iter().map(T::from_f64).collect();
+        let values: Vec<T> = layout.pad(&model.values);
         let mut parameters = Parameters::new(&model.config, layout, false);
         parameters.load(&values);
         Sampler { parameters: Arc::new(parameters), path: model.path }
