@@ -93,7 +93,29 @@ fn least(row: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::checks::Faults;
     use super::*;
+
+    /// RDKit's conformers, and its distances between them (`data/scripts/make_conformer_fixture.py`). Its conformers are faultless.
+    #[test]
+    fn distances_are_those_of_rdkit() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/molecule/conformers.json");
+        let file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let numbers = |v: &serde_json::Value| -> Vec<f64> { v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
+        let molecules = file.as_array().unwrap();
+        assert!(molecules.len() >= 15);
+        for m in molecules {
+            let smiles = m["smiles"].as_str().unwrap();
+            let graph = Graph::from_smiles(smiles).unwrap().with_hydrogens();
+            let conformers: Vec<Vec<f64>> = m["positions"].as_array().unwrap().iter().map(numbers).collect();
+            assert!(conformers.iter().all(|x| Faults::of(&graph, x).is_empty()), "{smiles}");
+            let comparison = Comparison::new(&graph);
+            let ours = (0..3).flat_map(|a| (a + 1..3).map(move |b| (a, b))).map(|(a, b)| comparison.rmsd(&conformers[a], &conformers[b]));
+            for (ours, theirs) in ours.zip(numbers(&m["distances"])) {
+                assert!((ours - theirs).abs() < 1e-6, "{smiles}: {ours} {theirs}");
+            }
+        }
+    }
 
     /// Propane bent, its mirror image in numbering, and a wider one.
     #[test]
