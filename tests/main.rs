@@ -2,6 +2,7 @@
 
 mod bias;
 mod cli;
+mod conformers;
 mod consistency;
 mod device;
 mod ensemble;

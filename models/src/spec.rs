@@ -21,6 +21,7 @@
 use crate::analytic::{DoubleWell2dSpec, DoubleWellSpec, HarmonicSpec, LennardJonesSpec, MullerBrownSpec, Toy};
 use crate::ani::{AniModel, AniProvider, AniSpec};
 use crate::combine::{Committee, Projected, RestraintSpec, Scaled, Sum};
+use crate::ditmc::DitmcSpec;
 use crate::error::{Error, Result};
 use crate::external::ExternalSpec;
 use crate::gpff::oracle::OracleSpec;
@@ -81,6 +82,8 @@ pub enum ProviderSpec {
     So3lr(So3lrSpec),
     /// PaiNN, a potential or a generative pseudo-force field.
     Painn(PainnSpec),
+    /// A conformer model as forces on one molecule.
+    Ditmc(DitmcSpec),
     /// A diffusion model's score.
     Scoremd(ScoreSpec),
     /// The exact pseudo-force field of a few structures.
@@ -300,6 +303,17 @@ const KINDS: &[KindInfo] = &[
             "",
             "the safetensors file, or the arrays (.npz) of a SchNetPack PaiNN; without it the embedded pseudo-force field of QM9's molecules",
         )],
+    },
+    KindInfo {
+        name: "ditmc",
+        aliases: &[],
+        summary: "a conformer model as pseudo-forces (or mean forces) of one molecule at one noise level",
+        parameters: &[
+            parameter("weights", "", "the safetensors file that `scorefield train` wrote"),
+            parameter("smiles", "", "the molecule, whose atoms (hydrogens last) are those of the structures"),
+            parameter("sigma", "", "noise level, by default the smallest that it was trained with"),
+            parameter("temperature", "", "temperature of the factor kT/sigma^2, by default that of its data, else `300 K`"),
+        ],
     },
     KindInfo {
         name: "scoremd",
@@ -532,6 +546,7 @@ impl ProviderSpec {
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Painn(PainnSpec { weights: Some(file) }) => *file = folder.join(&*file),
+            ProviderSpec::Ditmc(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. }) => *file = folder.join(&*file),
             ProviderSpec::GpffOracle(s) => s.file = folder.join(&s.file),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {
@@ -641,6 +656,7 @@ impl ProviderSpec {
                 reason: format!("these are weights of SO3LR; write `so3lr:weights={}`", file.display()),
             }),
             ProviderSpec::Painn(s) => Ok(alone(s.build()?)),
+            ProviderSpec::Ditmc(s) => Ok(alone(s.build()?)),
             ProviderSpec::Scoremd(s) => Ok(score(s.build()?)),
             ProviderSpec::GpffOracle(s) => Ok(alone(s.build()?)),
             ProviderSpec::Weights { file } => {
@@ -650,6 +666,10 @@ impl ProviderSpec {
                 }
                 if weights.metadata().architecture == crate::painn::model::ARCHITECTURE {
                     return Ok(alone(PainnProvider::new(PainnModel::of_weights(file, weights)?)));
+                }
+                if weights.metadata().architecture == crate::ditmc::model::ARCHITECTURE {
+                    let reason = format!("it is a conformer model; say of which molecule: `ditmc:weights={},smiles=...`", file.display());
+                    return Err(Error::File { file: file.clone(), reason });
                 }
                 Err(Error::Unknown {
                     context: file.display().to_string(),

@@ -1,6 +1,7 @@
 //! The command line: one file per command, each with its `Args` and a `run(args, runtime)`. A new command is a file here,
 //! one arm of `Command` and one line in `dispatch`.
 
+mod conformers;
 mod consistency;
 mod convert;
 mod denoise;
@@ -8,9 +9,11 @@ mod denoising;
 mod design;
 mod drive;
 mod evaluate;
+mod evaluate_conformers;
 mod evaluate_molecules;
 mod exchange;
 mod generate;
+mod generate_ensembles;
 mod info;
 mod input;
 mod merge;
@@ -53,11 +56,14 @@ enum Command {
     Exchange(ExchangeFlags),
     Relax(relax::RelaxFlags),
     Sample(sample::SampleFlags),
+    Conformers(conformers::ConformersFlags),
     Denoise(denoise::DenoiseFlags),
     Design(design::DesignFlags),
     Shape(shape::ShapeFlags),
     Train(train::TrainFlags),
     Evaluate(evaluate::EvaluateFlags),
+    GenerateEnsembles(generate_ensembles::GenerateEnsemblesFlags),
+    EvaluateConformers(evaluate_conformers::EvaluateConformersFlags),
     EvaluateMolecules(evaluate_molecules::EvaluateMoleculesFlags),
     Models(models::ModelsFlags),
     Info(info::InfoFlags),
@@ -111,11 +117,14 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Exchange(args) => start(args, global, exchange::run),
         Command::Relax(flags) => start(flags, global, relax::run),
         Command::Sample(flags) => start(flags, global, sample::run),
+        Command::Conformers(flags) => start(flags, global, conformers::run),
         Command::Denoise(flags) => start(flags, global, denoise::run),
         Command::Design(flags) => start(flags, global, design::run),
         Command::Shape(flags) => start(flags, global, shape::run),
         Command::Train(flags) => start(flags, global, train::run),
         Command::Evaluate(flags) => start(flags, global, evaluate::run),
+        Command::GenerateEnsembles(flags) => start(flags, global, generate_ensembles::run),
+        Command::EvaluateConformers(flags) => start(flags, global, evaluate_conformers::run),
         Command::EvaluateMolecules(flags) => start(flags, global, evaluate_molecules::run),
         Command::Models(flags) => start(flags, global, models::run),
         Command::Info(flags) => start(flags, global, info::run),

@@ -4,6 +4,8 @@ use super::file::suggestion;
 use crate::dataset::DataSettings;
 use crate::error::{Error, Result};
 use scorefield_integrators::DType;
+use scorefield_models::ditmc::rows::TimeSettings;
+use scorefield_models::ditmc::{DitmcConfig, Path as NoisePath};
 use scorefield_models::painn::PainnConfig;
 use scorefield_models::painn::noising::NoiseSettings;
 use scorefield_models::painn::trainer::Objective;
@@ -21,10 +23,11 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Recipe {
-    /// Architecture: `scoremd` (the default) or `painn`.
+    /// Architecture: `scoremd` (the default), `painn` or `ditmc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// A published system, for example `alanine-dipeptide`, or a pseudo-force field: `gpff`, `gpff-small`.
+    /// A published system, for example `alanine-dipeptide`, a pseudo-force field (`gpff`, `gpff-small`), or a conformer model
+    /// (`ditmc-ape-base`, `ditmc-ape-small`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
     /// `diffusion`, `mixture`, `fokker-planck` or `both`.
@@ -42,6 +45,15 @@ pub struct Recipe {
     /// Noise that a pseudo-force field is trained with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise: Option<NoiseSettings>,
+    /// A conformer model of one's own, instead of a preset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transformer: Option<DitmcConfig>,
+    /// From noise to conformers: prior, noise, alignment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<NoisePath>,
+    /// Times and weights that a conformer model is trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<TimeSettings>,
     /// What is trained on.
     pub data: DataSettings,
     /// How.

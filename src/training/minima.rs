@@ -192,7 +192,7 @@ fn load(request: &Request, seed: u64) -> Result<(Arc<Molecules>, String, Vec<Inp
 }
 
 /// The file's bytes where it is packed.
-fn packed_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
+pub(crate) fn packed_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
     use std::io::Read;
     let fail = |e| Error::file("read", path, e);
     let mut file = std::fs::File::open(path).map_err(fail)?;
@@ -211,7 +211,7 @@ fn packed_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// Molecules in 16 bits per coordinate, little endian after the magic: `u32 M`, `u32 A`, `f32 scale` (Å), `u32 id[M]`, `u8 atoms[M]`,
 /// `u8 split[M]` (0 training, 1 validation, 2 test), `u8 z[A]`, `i16 xyz[A, 3]`.
-fn packed(path: &Path, bytes: &[u8], all: &mut Molecules) -> Result<()> {
+pub(crate) fn packed(path: &Path, bytes: &[u8], all: &mut Molecules) -> Result<()> {
     let refuse = |what: &str| Error::Usage(format!("[data]: {}: {what}", path.display()));
     let Some((head, rest)) = bytes.split_at_checked(12) else { return Err(refuse("it is truncated")) };
     let word = |k: usize| [head[k], head[k + 1], head[k + 2], head[k + 3]];

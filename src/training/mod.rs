@@ -8,7 +8,8 @@
 //! | `recipe.toml` | the recipe with the flags that changed it |
 //! | `loss.svg`, `summary.json` | at the end |
 
-mod minima;
+mod conformers;
+pub(crate) mod minima;
 mod plan;
 mod toy;
 
@@ -145,6 +146,12 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
         return pool.install(|| match dtype {
             DType::F32 => minima::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
             DType::F64 => minima::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
+        });
+    }
+    if conformers::is_meant(&request.recipe) {
+        return pool.install(|| match dtype {
+            DType::F32 => conformers::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
+            DType::F64 => conformers::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
         });
     }
     pool.install(|| match dtype {

@@ -24,7 +24,7 @@ const HELD_OUT: usize = 512;
 /// The networks of a recipe and how they were trained when they were published.
 pub(super) fn setup(recipe: &Recipe) -> Result<Published> {
     if let Some(other) = recipe.architecture.as_deref().filter(|a| *a != "scoremd") {
-        return usage(format!("architecture = \"{other}\" is not known; known are painn and scoremd"));
+        return usage(format!("architecture = \"{other}\" is not known; known are ditmc, painn and scoremd"));
     }
     let variant = recipe.variant.unwrap_or(Variant::Diffusion);
     let setup = match (&recipe.preset, recipe.experts.is_empty()) {

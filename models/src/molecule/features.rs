@@ -4,6 +4,7 @@
 use super::graph::{Chirality, Graph};
 use super::hybridisation::Hybridisation;
 use super::rings::Rings;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Elements of the QM9 vocabulary, in order.
@@ -15,7 +16,8 @@ const DRUGS: &[u8] =
 pub const UNREACHABLE: u16 = 510;
 
 /// Which elements have columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Vocabulary {
     /// H, C, N, O, F: 64 columns.
     Qm9,

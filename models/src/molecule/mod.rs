@@ -18,6 +18,7 @@ mod smiles;
 mod smiles_tests;
 mod stability;
 mod stereo;
+mod symmetry;
 #[cfg(test)]
 mod tests;
 mod validity;
@@ -31,4 +32,5 @@ pub use hybridisation::Hybridisation;
 pub use perceive::{Convention, Perceiver};
 pub use rings::Rings;
 pub use stability::Stability;
+pub use symmetry::Symmetry;
 pub use validity::Verdict;

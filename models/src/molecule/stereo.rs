@@ -77,7 +77,6 @@ impl Graph {
     /// Sets handedness and arrangements from `positions` (`[N, 3]`, any unit); what was there before is forgotten. All
     /// hydrogens must be atoms, and aromaticity must have been found.
     pub fn set_stereo_from(&mut self, positions: &[f64], rings: &Rings) {
-        let point = |i: u32| [0, 1, 2].map(|a| positions[3 * i as usize + a]);
         for i in 0..self.len() {
             // Amines are left alone: most turn inside out, and RDKit marks none from coordinates.
             let amine = self.atoms()[i].element == 7 && self.total_degree(i) == 3;
@@ -90,10 +89,7 @@ impl Graph {
                 let (i, j) = self.bonds()[b].atoms;
                 let first = |a: u32, other: u32| self.neighbours(a as usize).iter().map(|n| n.atom).find(|n| *n != other);
                 if let (Some(k), Some(l)) = (first(i, j), first(j, i)) {
-                    let axis = sub(point(j), point(i));
-                    let across = |v: [f64; 3]| cross(axis, v);
-                    let same_side = dot(across(sub(point(k), point(i))), across(sub(point(l), point(j)))) > 0.0;
-                    stereo = Some(DoubleBondStereo { references: (k, l), same_side });
+                    stereo = Some(DoubleBondStereo { references: (k, l), same_side: self.same_side_at(b, (k, l), positions) });
                 }
             }
             self.bond_mut(b).stereo = stereo;
@@ -101,8 +97,16 @@ impl Graph {
         self.clean_stereo(rings);
     }
 
-    /// Handedness of the arrangement of atom `i`'s neighbours.
-    pub(super) fn chirality_at(&self, i: usize, positions: &[f64]) -> Chirality {
+    /// Whether the neighbours `references` of the ends of bond `b` lie on one side of it at `positions` (`[N, 3]`, any unit).
+    pub fn same_side_at(&self, b: usize, references: (u32, u32), positions: &[f64]) -> bool {
+        let point = |i: u32| [0, 1, 2].map(|a| positions[3 * i as usize + a]);
+        let ((i, j), (k, l)) = (self.bonds()[b].atoms, references);
+        let axis = sub(point(j), point(i));
+        dot(cross(axis, sub(point(k), point(i))), cross(axis, sub(point(l), point(j)))) > 0.0
+    }
+
+    /// Handedness of the arrangement of atom `i`'s neighbours at `positions` (`[N, 3]`, any unit); none where it is flat.
+    pub fn chirality_at(&self, i: usize, positions: &[f64]) -> Chirality {
         let point = |i: usize| [0, 1, 2].map(|a| positions[3 * i + a]);
         let around: Vec<[f64; 3]> = self.neighbours(i).iter().map(|n| unit(sub(point(n.atom as usize), point(i)))).collect();
         // Seen from the first, the others turn to the left where this is negative; a missing fourth lies opposite the three.

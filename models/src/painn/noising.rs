@@ -1,7 +1,7 @@
 //! Training rows of a pseudo-force field: a minimum, a noise level, the noisy structure, and the way back.
 
 use super::assignment::assign;
-use nalgebra::{Matrix3, Vector3};
+use crate::superpose::turn;
 use scorefield_integrators::{Noise, Purpose};
 use serde::{Deserialize, Serialize};
 
@@ -157,25 +157,6 @@ pub(super) fn centre(x: &mut [f64]) {
     for k in 0..3 {
         let mean = x.iter().skip(k).step_by(3).sum::<f64>() / n;
         x.iter_mut().skip(k).step_by(3).for_each(|x| *x -= mean);
-    }
-}
-
-/// Turns `a` onto `b`, both centred (W. Kabsch, *Acta Cryst. A* 32, 922, 1976).
-fn turn(a: &mut [f64], b: &[f64]) {
-    let mut covariance = Matrix3::zeros();
-    for (p, q) in a.chunks_exact(3).zip(b.chunks_exact(3)) {
-        covariance += Vector3::new(q[0], q[1], q[2]) * Vector3::new(p[0], p[1], p[2]).transpose();
-    }
-    let svd = covariance.svd(true, true);
-    let (Some(u), Some(vt)) = (svd.u, svd.v_t) else { return };
-    let sign = (u * vt).determinant().signum();
-    // The smallest singular value, which is not always the last, takes the sign.
-    let mut flip = Matrix3::identity();
-    flip[(svd.singular_values.imin(), svd.singular_values.imin())] = sign;
-    let rotation = u * flip * vt;
-    for p in a.chunks_exact_mut(3) {
-        let r = rotation * Vector3::new(p[0], p[1], p[2]);
-        p.copy_from_slice(r.as_slice());
     }
 }
 

@@ -2,6 +2,7 @@
 //! hydrogens.
 
 use crate::molecule::element::{Element, element};
+use crate::molecule::graph::Graph;
 use crate::molecule::sanitize::stays_hypervalent;
 
 /// Sum of bond orders that an atom has once double bonds are set, from the sum of `halves` in which an aromatic bond has
@@ -33,5 +34,25 @@ pub(super) fn implied_hydrogens(number: u8, charge: i8, aromatic: bool, beside_a
     match like.valences.iter().find(|v| **v >= used) {
         Some(v) => Some((v - used) as u8),
         None => (like.largest_valence() == -1).then_some(0),
+    }
+}
+
+impl Graph {
+    /// Gives every atom without unpaired electrons the hydrogens that its valence asks for, as files without hydrogens mean it; where all
+    /// are there nothing changes. Returns how many were added.
+    pub fn imply_hydrogens(&mut self) -> usize {
+        let mut added = 0;
+        for i in 0..self.len() {
+            let atom = self.atoms()[i];
+            let halves = 2 * self.valence(i) as i32;
+            // Lone atoms, ions among them, and metals are what they are.
+            let left_alone = atom.radicals > 0 || self.degree(i) == 0 && atom.element != 6;
+            let implied = implied_hydrogens(atom.element, atom.charge, false, false, halves).unwrap_or(0);
+            if !left_alone && implied > 0 {
+                self.atom_mut(i).hydrogens += implied;
+                added += usize::from(implied);
+            }
+        }
+        added
     }
 }

@@ -1,0 +1,26 @@
+//! DiTMC: conformers of a molecular graph by a diffusion transformer (arXiv 2506.15378).
+
+mod attention;
+pub mod checks;
+mod conditioner;
+pub mod config;
+pub mod context;
+pub mod ensemble;
+#[cfg(test)]
+mod golden;
+mod kernels;
+mod layers;
+pub mod model;
+mod network;
+pub mod process;
+pub mod provider;
+pub mod rows;
+pub mod sampler;
+pub mod trainer;
+
+pub use config::{DitmcConfig, PairTokens, Variant};
+pub use context::GraphContext;
+pub use model::DitmcModel;
+pub use process::Path;
+pub use provider::{DitmcProvider, DitmcSpec};
+pub use sampler::{Sampler, SamplerSettings};

@@ -1,0 +1,325 @@
+//! Ensembles of conformers: drawn, checked, drawn again where they are wrong, relaxed, and freed of duplicates.
+
+use super::formula::molecule;
+use crate::error::{Error, Result};
+use crate::io::Frame;
+use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec, relax_all};
+use scorefield_integrators::{ForceProvider, Progress, System};
+use scorefield_models::ditmc::GraphContext;
+use scorefield_models::ditmc::checks::{Faults, mirror_if_all_wrong};
+use scorefield_models::ditmc::ensemble::Comparison;
+use scorefield_models::ditmc::sampler::Draw;
+use scorefield_models::molecule::{Compare, Convention, Graph, Perceiver, Vocabulary};
+use std::fmt;
+use std::sync::Arc;
+
+/// Å per nm.
+pub const ANGSTROMS: f64 = 10.0;
+
+/// A molecule whose conformers are wanted.
+pub struct Subject {
+    /// What people call it.
+    pub name: String,
+    /// Its graph, prepared for a network; all hydrogens are atoms.
+    pub context: GraphContext,
+    /// Canonical SMILES.
+    pub smiles: String,
+    /// Its atoms.
+    pub system: Arc<System>,
+    /// Structures `[N, 3]` (Å) that came with it.
+    pub structures: Vec<Vec<f64>>,
+}
+
+impl Subject {
+    /// The molecule of `graph`, whose implicit hydrogens become atoms.
+    ///
+    /// # Errors
+    /// Where the network does not know one of its elements, or it is too large.
+    pub fn new(name: String, graph: &Graph, vocabulary: Vocabulary) -> Result<Self> {
+        let context = GraphContext::new(graph, vocabulary)?;
+        let mut system = molecule(&context.types);
+        system.name.clone_from(&name);
+        system.charge = context.graph.charge();
+        let mut bonds: Vec<(u32, u32)> =
+            context.graph.bonds().iter().map(|b| (b.atoms.0.min(b.atoms.1), b.atoms.0.max(b.atoms.1))).collect();
+        bonds.sort_unstable();
+        system.bonds = bonds;
+        let smiles = context.graph.to_smiles(Compare::Stereo);
+        Ok(Subject { name, context, smiles, system: Arc::new(system), structures: Vec::new() })
+    }
+
+    /// The same molecule without the structures that came with it.
+    pub fn without_structures(&self) -> Self {
+        let Subject { name, context, smiles, system, .. } = self;
+        let (name, smiles) = (name.clone(), smiles.clone());
+        Subject { name, context: context.clone(), smiles, system: system.clone(), structures: Vec::new() }
+    }
+
+    /// A frame of a conformer `[N, 3]` (Å).
+    pub fn frame(&self, x: &[f64]) -> Frame {
+        let mut frame = Frame::new(self.system.clone(), x.iter().map(|x| x / ANGSTROMS).collect());
+        frame.graph = Some(Arc::new(self.context.graph.clone()));
+        frame.title.clone_from(&self.name);
+        frame.properties.insert("SMILES".into(), self.smiles.clone());
+        frame
+    }
+}
+
+/// What became of draws.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Conformers that were drawn, those that were rejected among them.
+    pub drawn: usize,
+    /// Mirrored, which mended all their centres.
+    pub mirrored: usize,
+    /// Rejected for broken bonds.
+    pub bonds: usize,
+    /// Rejected for atoms that are too close.
+    pub clashes: usize,
+    /// Rejected for the handedness of an atom.
+    pub centres: usize,
+    /// Rejected for the arrangement at a double bond.
+    pub double_bonds: usize,
+    /// Rejected for numbers that are not finite.
+    pub not_finite: usize,
+    /// Given up after the last attempt.
+    pub given_up: usize,
+    /// Did not converge, failed, or became another molecule when they were relaxed.
+    pub lost: usize,
+    /// Duplicates that were left out.
+    pub duplicates: usize,
+    /// Delivered.
+    pub kept: usize,
+}
+
+impl Tally {
+    /// Adds counts.
+    pub fn add(&mut self, o: &Tally) {
+        for (a, b) in [
+            (&mut self.drawn, o.drawn),
+            (&mut self.mirrored, o.mirrored),
+            (&mut self.bonds, o.bonds),
+            (&mut self.clashes, o.clashes),
+            (&mut self.centres, o.centres),
+            (&mut self.double_bonds, o.double_bonds),
+            (&mut self.not_finite, o.not_finite),
+            (&mut self.given_up, o.given_up),
+            (&mut self.lost, o.lost),
+            (&mut self.duplicates, o.duplicates),
+            (&mut self.kept, o.kept),
+        ] {
+            *a += b;
+        }
+    }
+
+    fn reject(&mut self, faults: &Faults) {
+        self.not_finite += usize::from(faults.not_finite);
+        self.bonds += usize::from(!faults.bonds.is_empty());
+        self.clashes += usize::from(!faults.clashes.is_empty());
+        self.centres += usize::from(!faults.centres.is_empty());
+        self.double_bonds += usize::from(!faults.double_bonds.is_empty());
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} conformers of {} drawn; {} mirrored; rejected for bonds {}, clashes {}, handedness {}, E/Z {}, not finite {}; given up {}; lost in \
+             relaxation {}; duplicates {}",
+            self.kept,
+            self.drawn,
+            self.mirrored,
+            self.bonds,
+            self.clashes,
+            self.centres,
+            self.double_bonds,
+            self.not_finite,
+            self.given_up,
+            self.lost,
+            self.duplicates
+        )
+    }
+}
+
+/// Draws conformers: `[N, 3]` (Å) each.
+pub type DrawConformers<'a> = dyn Fn(&GraphContext, &[Draw<'_>]) -> Vec<Vec<f64>> + Sync + 'a;
+
+/// How conformers are relaxed and ranked.
+pub struct Relaxation<'a> {
+    /// The threads that work.
+    pub pool: &'a rayon::ThreadPool,
+    /// The forces.
+    pub provider: &'a dyn ForceProvider,
+    /// The minimiser.
+    pub method: RelaxSpec,
+    /// Precision, threads, steps, and how to stop.
+    pub options: RelaxOptions<'a>,
+}
+
+/// How an ensemble is made.
+pub struct Recipe<'a> {
+    /// Draws.
+    pub draw: &'a DrawConformers<'a>,
+    /// How often a conformer that is wrong is drawn anew.
+    pub attempts: u32,
+    /// Relax them with these forces, and rank them by energy.
+    pub relaxation: Option<Relaxation<'a>>,
+    /// Conformers nearer than this (Å, heavy atoms) are duplicates; 0 keeps all.
+    pub duplicates: f64,
+}
+
+/// A delivered conformer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conformer {
+    /// Its number among those that were asked for.
+    pub number: u32,
+    /// Positions `[N, 3]` (Å).
+    pub x: Vec<f64>,
+    /// Energy (kJ/mol), where it was relaxed with a potential.
+    pub energy: Option<f64>,
+    /// How often it was drawn anew.
+    pub rounds: u32,
+}
+
+/// Makes an ensemble of `count` conformers of `subject`, whose noise has the numbers from `first` on; lowest energies first.
+///
+/// # Errors
+/// Where relaxation cannot begin.
+pub fn ensemble(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) -> Result<(Vec<Conformer>, Tally)> {
+    let (mut conformers, mut tally) = drawn(subject, count, first, recipe);
+    if let Some(relaxation) = &recipe.relaxation {
+        let before = conformers.len();
+        conformers = relaxed(subject, conformers, relaxation)?;
+        tally.lost = before - conformers.len();
+        conformers.sort_by(|a, b| a.energy.unwrap_or(0.0).total_cmp(&b.energy.unwrap_or(0.0)).then(a.number.cmp(&b.number)));
+    }
+    if recipe.duplicates > 0.0 {
+        let before = conformers.len();
+        let positions: Vec<Vec<f64>> = conformers.iter().map(|c| c.x.clone()).collect();
+        let kept = Comparison::new(&subject.context.graph).distinct(&positions, recipe.duplicates);
+        conformers = kept.into_iter().map(|k| conformers[k].clone()).collect();
+        tally.duplicates = before - conformers.len();
+    }
+    tally.kept = conformers.len();
+    Ok((conformers, tally))
+}
+
+/// Draws until all are right or attempts are used up.
+fn drawn(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) -> (Vec<Conformer>, Tally) {
+    let graph = &subject.context.graph;
+    let mut tally = Tally::default();
+    let mut done = Vec::new();
+    let mut pending: Vec<u32> = (0..count).collect();
+    for round in 0..recipe.attempts.max(1) {
+        let structures = &subject.structures;
+        let given = |k: u32| (!structures.is_empty()).then(|| structures[k as usize % structures.len()].as_slice());
+        let draws: Vec<Draw<'_>> = pending.iter().map(|&k| Draw { id: first.wrapping_add(k), round, given: given(k) }).collect();
+        let drawn = (recipe.draw)(&subject.context, &draws);
+        tally.drawn += drawn.len();
+        let mut next = Vec::new();
+        for (&number, mut x) in pending.iter().zip(drawn) {
+            let mut faults = Faults::of(graph, &x);
+            if faults.is_stereo_only() && mirror_if_all_wrong(graph, &faults, &mut x) {
+                tally.mirrored += 1;
+                faults = Faults::of(graph, &x);
+            }
+            if faults.is_empty() {
+                done.push(Conformer { number, x, energy: None, rounds: round });
+            } else {
+                tally.reject(&faults);
+                next.push(number);
+            }
+        }
+        pending = next;
+        if pending.is_empty() {
+            break;
+        }
+    }
+    tally.given_up = pending.len();
+    done.sort_by_key(|c| c.number);
+    (done, tally)
+}
+
+/// Those that reached a minimum and are still the molecule.
+fn relaxed(subject: &Subject, conformers: Vec<Conformer>, relaxation: &Relaxation<'_>) -> Result<Vec<Conformer>> {
+    let job = |c: &Conformer| Job { system: subject.system.clone(), positions: c.x.iter().map(|x| x / ANGSTROMS).collect(), cell: None };
+    let jobs: Vec<Job> = conformers.iter().map(job).collect();
+    let mut kept = Vec::new();
+    let results = std::sync::Mutex::new(Vec::new());
+    let provider = relaxation.provider.fork()?;
+    let (method, options, list) = (&relaxation.method, &relaxation.options, &results);
+    relaxation.pool.install(move || {
+        relax_all(jobs, provider.as_ref(), method, options, |index, result| {
+            if let Ok(mut list) = list.lock() {
+                list.push((index, result));
+            }
+        })
+    })?;
+    let results = results.into_inner().map_err(|_| Error::Run("a thread that relaxed conformers failed".into()))?;
+    for (index, result) in results {
+        let Ok(result) = result else { continue };
+        let x: Vec<f64> = result.positions.iter().map(|x| x * ANGSTROMS).collect();
+        if result.progress == Progress::Converged && Faults::of(&subject.context.graph, &x).is_empty() {
+            kept.push(Conformer { x, energy: result.energy, ..conformers[index].clone() });
+        }
+    }
+    kept.sort_by_key(|c| c.number);
+    Ok(kept)
+}
+
+/// The molecule of a frame, with the handedness of its coordinates; and whether all its hydrogens were there.
+///
+/// # Errors
+/// Where the frame has no bonds and they cannot be perceived.
+pub fn graph_of(frame: &Frame, perceiver: &mut Perceiver) -> scorefield_models::molecule::Result<(Graph, bool)> {
+    let mut graph = match &frame.graph {
+        Some(graph) => (**graph).clone(),
+        None => {
+            let convention = Convention { charge: frame.system.charge, ..Convention::default() };
+            perceiver.perceive(&frame.system.types, &frame.positions, convention)?
+        }
+    };
+    let whole = graph.imply_hydrogens() == 0 && graph.atoms().iter().all(|a| a.hydrogens == 0);
+    let rings = graph.find_aromaticity();
+    if whole {
+        graph.set_stereo_from(&frame.positions, &rings);
+    }
+    Ok((graph, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chloro-fluoro-bromo-methane: right, mirrored, torn.
+    #[test]
+    fn wrong_conformers_are_mirrored_or_drawn_anew() {
+        let graph = Graph::from_smiles("F[C@H](Cl)Br").unwrap();
+        let subject = Subject::new("test".into(), &graph, Vocabulary::Drugs).unwrap();
+        let mut right = vec![0.8, 0.8, 0.8, 0.0, 0.0, 0.0, -1.0, -1.0, 1.0, -1.1, 1.1, -1.1, 0.6, -0.6, -0.6];
+        let mirror = |x: &[f64]| -> Vec<f64> { x.chunks(3).flat_map(|p| [p[0], p[1], -p[2]]).collect() };
+        if !Faults::of(&subject.context.graph, &right).is_empty() {
+            right = mirror(&right);
+        }
+        assert!(Faults::of(&subject.context.graph, &right).is_empty());
+        let (left, mut torn) = (mirror(&right), right.clone());
+        torn[0] += 5.0;
+        let draw = |_: &GraphContext, draws: &[Draw<'_>]| -> Vec<Vec<f64>> {
+            let one = |d: &Draw<'_>| match (d.id - 100, d.round) {
+                (0, _) => right.clone(),
+                (1, _) => left.clone(),
+                (2, 0) => torn.clone(),
+                (2, _) => right.clone(),
+                _ => vec![f64::NAN; 15],
+            };
+            draws.iter().map(one).collect()
+        };
+        let recipe = Recipe { draw: &draw, attempts: 3, relaxation: None, duplicates: 0.0 };
+        let (conformers, tally) = ensemble(&subject, 4, 100, &recipe).unwrap();
+        assert_eq!(conformers.iter().map(|c| (c.number, c.rounds)).collect::<Vec<_>>(), vec![(0, 0), (1, 0), (2, 1)]);
+        assert_eq!((tally.drawn, tally.mirrored, tally.bonds, tally.not_finite, tally.given_up, tally.kept), (7, 1, 1, 3, 1, 3));
+        let (conformers, tally) = ensemble(&subject, 3, 100, &Recipe { duplicates: 0.1, ..recipe }).unwrap();
+        assert_eq!((conformers.len(), tally.duplicates), (1, 2));
+    }
+}

@@ -1,0 +1,75 @@
+//! Conformer models from outside: a small one is trained on three molecules, draws conformers of them, and is a force provider.
+
+use super::support::{fail, succeed};
+use std::path::Path;
+
+/// Water, methanol and formaldehyde (Å).
+const MOLECULES: &str = "3\nwater\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n\
+6\nmethanol\nC -0.047 0.664 0\nO -0.047 -0.758 0\nH -1.091 0.983 0\nH 0.439 1.072 0.890\nH 0.439 1.072 -0.890\nH 0.866 -1.062 0\n\
+4\nformaldehyde\nC 0 0 0\nO 0 1.2 0\nH 0.94 -0.59 0\nH -0.94 -0.59 0\n";
+
+const RECIPE: &str = "architecture = \"ditmc\"\n\
+[transformer]\nblocks = 2\nheads = 4\nhead-width = 8\nconditioner-layers = 1\nvocabulary = \"qm9\"\n\
+[path]\nnoise = 0.05\naligned = true\n\
+[data]\ntrajectory = \"molecules.xyz\"\n\
+[train]\nsteps = 1200\nbatch = 24\nlearning-rate = 0.003\nheld-out = 0\nema = 0.99\n";
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_model_is_trained_and_draws_conformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    std::fs::write(at("molecules.xyz"), MOLECULES).unwrap();
+    std::fs::write(at("recipe.toml"), RECIPE).unwrap();
+    let printed = succeed(&["train", &at("recipe.toml"), "-o", &at("run"), "--quiet", "--seed", "1"]);
+    assert!(printed.contains("1200 steps"), "{printed}");
+    let model = at("run/model.safetensors");
+
+    std::fs::write(at("names.smi"), "# two molecules\nO water\nCO\n").unwrap();
+    let draw = |out: &str, more: &[&str]| {
+        let base = ["conformers", "--model", &model, "--smiles", "C=O", "--input", &at("names.smi"), "-n", "4", "--quiet", "-o", out];
+        let printed = succeed(&[&base[..], more].concat());
+        assert!(printed.contains("12 conformers of"), "{printed}");
+        std::fs::read_to_string(out).unwrap()
+    };
+    let sdf = draw(&at("out.sdf"), &["--table", &at("table.csv")]);
+    assert_eq!(sdf.matches("$$$$").count(), 12);
+    assert!(sdf.contains("water") && sdf.contains(">  <SMILES>"));
+    let table = std::fs::read_to_string(at("table.csv")).unwrap();
+    assert_eq!(table.lines().count(), 13);
+    assert!(table.starts_with("molecule,name,conformer,energy_kJ_mol,relative_kJ_mol,rounds\n1,\"C=O\",1,"), "{table}");
+    // The same seed gives the same bytes, whatever the threads; another one does not.
+    assert_eq!(draw(&at("again.sdf"), &["--threads", "3"]), sdf);
+    assert_ne!(draw(&at("other.sdf"), &["--seed", "5"]), sdf);
+    draw(&at("heun.sdf"), &["--method", "heun", "--steps", "10", "--times", "logarithmic"]);
+    draw(&at("sde.sdf"), &["--churn", "2", "--steps", "20"]);
+
+    // Given structures are refined; one per molecule is left where near ones are duplicates.
+    let refine = ["conformers", "--model", &model, "--input", &at("out.sdf"), "--refine", "0.8", "--steps", "5", "-n", "2K", "--quiet"];
+    let printed = succeed(&[&refine[..], &["-o", &at("refined.sdf"), "--distinct", "0.5A"]].concat());
+    assert!(printed.contains("3 conformers of "), "{printed}");
+
+    // As forces: downhill to the molecule.
+    let spec = format!("ditmc:weights={model},smiles=O");
+    std::fs::write(at("water.xyz"), "3\nwater\nO 0.05 0 0\nH 0.9 0.05 0\nH -0.2 0.9 0.05\n").unwrap();
+    let json = succeed(&["evaluate", &at("water.xyz"), "--model", &spec, "--json", "-", "--quiet"]);
+    assert!(json.contains("pseudo-force"), "{json}");
+
+    // What cannot work is said before any work.
+    let wrong = |more: &[&str], parts: &[&str]| {
+        fail(&[&["conformers", "--model", &model, "-o", &at("x.sdf"), "--quiet"], more].concat(), 2, parts);
+    };
+    wrong(&["--smiles", "CC(C"], &["--smiles", "CC(C"]);
+    wrong(&[], &["no molecule is given"]);
+    wrong(&["--smiles", "C", "--steps", "0"], &["steps"]);
+    wrong(&["--smiles", "C", "-n", "0"], &["--count"]);
+    wrong(&["--smiles", "C", "--method", "rk4"], &["euler and heun"]);
+    wrong(&["--smiles", "C", "--refine", "0.5"], &["--input"]);
+    wrong(&["--smiles", "C", "--distinct", "3 eV"], &["--distinct"]);
+    fail(&["conformers", "--model", &model, "-o", &at("x.sdf"), "--smiles", "CBr"], 1, &["CBr", "Br", "H C N O F"]);
+    fail(&["conformers", "-o", &at("x.sdf"), "--smiles", "C"], 2, &["--model"]);
+    fail(&["evaluate", &at("water.xyz"), "--model", &model], 1, &["smiles="]);
+}
