@@ -51,7 +51,8 @@ fn compile_and_run(source: &Path, arguments: &[&str]) -> String {
         .arg(format!("-Wl,-rpath,{}", libraries.display()))
         .args(["-lscorefield_c", "-lm", "-o"])
         .arg(&program));
-    run(Command::new(&program).args(arguments))
+    // Cargo's library path may lead to a library of an earlier build.
+    run(Command::new(&program).args(arguments).env_remove("LD_LIBRARY_PATH"))
 }
 
 #[test]
