@@ -78,6 +78,15 @@ pub struct Header {
     pub forces: String,
     /// Directory in which relative paths have their meaning.
     pub directory: PathBuf,
+    /// Tables of collective variables and hills.
+    #[serde(default)]
+    pub tables: Vec<FileLength>,
+    /// Numbers that hills are made of, per bias and surface.
+    #[serde(default)]
+    pub hills: Vec<Vec<usize>>,
+    /// Replicas of the whole run, of which this may be a part.
+    #[serde(default)]
+    pub replicas: usize,
 }
 
 /// The device of runs on the host, and of checkpoints from before there were others.
@@ -101,6 +110,9 @@ impl Header {
             inputs,
             forces: String::new(),
             directory: std::env::current_dir().unwrap_or_default(),
+            tables: Vec::new(),
+            hills: Vec::new(),
+            replicas: 0,
         }
     }
 }
@@ -116,6 +128,8 @@ pub struct Checkpoint {
     pub frozen: Vec<bool>,
     /// Counts of the free energy.
     pub free_energy: Vec<u64>,
+    /// Hills of biases, as long as the header says: centres and heights, surface after surface.
+    pub hills: Vec<f64>,
 }
 
 /// 64-bit FNV-1a: short, and good enough to notice changes nobody made on purpose.
@@ -171,6 +185,17 @@ impl InputFile {
 }
 
 impl Checkpoint {
+    /// Hills per bias and surface.
+    pub fn hills(&self) -> Vec<Vec<Vec<f64>>> {
+        let mut rest = &self.hills[..];
+        let mut take = |n: usize| {
+            let (here, after) = rest.split_at(n.min(rest.len()));
+            rest = after;
+            here.to_vec()
+        };
+        self.header.hills.iter().map(|term| term.iter().map(|&n| take(n)).collect()).collect()
+    }
+
     /// Writes the checkpoint into `directory`, replacing the one before in one step.
     ///
     /// # Errors
@@ -194,6 +219,9 @@ impl Checkpoint {
         if !self.free_energy.is_empty() {
             let bytes = self.free_energy.iter().flat_map(|x| x.to_le_bytes()).collect();
             tensors.push(("free_energy", Dtype::U64, vec![self.free_energy.len()], bytes));
+        }
+        if !self.hills.is_empty() {
+            tensors.push(("hills", Dtype::F64, vec![self.hills.len()], self.hills.iter().flat_map(|x| x.to_le_bytes()).collect()));
         }
         let views = tensors
             .iter()
@@ -251,11 +279,15 @@ impl Checkpoint {
             .tensor("free_energy")
             .map(|t| t.data().as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
             .unwrap_or_default();
+        let hills = f64s("hills").unwrap_or_default();
+        if hills.len() != header.hills.iter().flatten().fold(0, |sum: usize, &n| sum.saturating_add(n)) {
+            return damaged("its hills are not as many as it says");
+        }
         if frozen.len() != kt.len() || cells.as_ref().is_some_and(|c| c.len() != kt.len()) || phase.len() % 6 != 0 {
             return damaged("its arrays do not fit each other");
         }
         let state = State { phase, cells, kt, step: header.step, clock: Clock::Physical { time: 0.0 } };
-        Ok(Checkpoint { header, state, frozen, free_energy })
+        Ok(Checkpoint { header, state, frozen, free_energy, hills })
     }
 
     /// Checks that this process computes the same bits from the same inputs as the one that wrote the checkpoint.
@@ -323,7 +355,8 @@ mod tests {
             step: 42,
             clock: Clock::Physical { time: 0.0 },
         };
-        Checkpoint { header, state, frozen: vec![false, true], free_energy: vec![1, u64::MAX] }
+        header.hills = vec![vec![2, 1], vec![0]];
+        Checkpoint { header, state, frozen: vec![false, true], free_energy: vec![1, u64::MAX], hills: vec![0.1, -2.0, 1e300] }
     }
 
     #[test]

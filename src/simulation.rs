@@ -3,6 +3,9 @@
 //! Replicas advance in blocks without coming back here; a block ends where something is due (an exchange, a row of the log,
 //! a frame, a checkpoint), or after about a tenth of a second, so that signals are heard. Where blocks end changes no bit.
 
+mod bias;
+mod free_energies;
+mod merge;
 mod outputs;
 mod start;
 
@@ -17,14 +20,18 @@ use crate::report::progress::Progress;
 use crate::report::summary::{DivergenceSummary, ExchangeSummary, OutsideSummary, PairSummary, SetSummary, Summary, plural};
 use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
+pub use merge::merge;
+use bias::Biasing;
 use outputs::{Set, Written};
 use scorefield_integrators::dynamics::kinetic_temperature;
 use scorefield_integrators::{
-    Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, UnitSystem, Want, simd,
+    Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, State, UnitSystem, Want, simd,
 };
+use scorefield_models::bias::{Bias, Biased};
 use scorefield_models::scoremd::domain::Domain;
 use start::Loaded;
 pub(crate) use start::own_system;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,11 +56,15 @@ pub struct Simulation {
     sets: Vec<Set>,
     /// Atoms of each replica that the trajectory holds, where not all.
     written: Option<Written>,
+    /// Collective variables and biases.
+    biasing: Option<Biasing>,
     /// Counts φ and ψ at the lowest temperature.
     free_energy: Option<FreeEnergyAccumulator>,
     /// Where the model was trained, and what was logged outside of it.
     domain: Option<Domain>,
     outside: OutsideSummary,
+    /// Part of the trial moves that parts of the run accepted, where it was joined from such.
+    acceptance: Option<f64>,
     /// Positions of one replica.
     scratch: Vec<f64>,
     /// Degrees of freedom per replica.
@@ -128,9 +139,13 @@ impl Simulation {
         let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |config, batch, written| {
             outputs::open(config, batch, written, overwrite, None)
         })?;
+        if let Some(biasing) = &mut simulation.biasing {
+            biasing.open(&simulation.config.out, overwrite, None)?;
+        }
         simulation.write_config()?;
         simulation.write_structure(runtime);
         simulation.log()?;
+        simulation.act_on_bias()?;
         simulation.save()?;
         Ok(simulation)
     }
@@ -161,12 +176,16 @@ impl Simulation {
         let mut header = Header { settings, ..saved.header.clone() };
         header.version = env!("CARGO_PKG_VERSION").into();
         let files = std::mem::take(&mut saved.header.files);
+        let tables = std::mem::take(&mut saved.header.tables);
         let dtype = saved.dtype();
         let remote = loaded.remote;
         let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |_, _, _| Ok(Vec::new()))?;
         simulation.restore(saved, directory, remote, runtime)?;
         // Files are cut only after everything else was found to fit.
         simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), simulation.written.as_ref(), false, Some(&files))?;
+        if let Some(biasing) = &mut simulation.biasing {
+            biasing.open(&simulation.config.out, false, Some(&tables))?;
+        }
         simulation.update_members();
         simulation.write_config()?;
         if simulation.step() < simulation.config.steps {
@@ -177,7 +196,7 @@ impl Simulation {
 
     fn build(
         config: RunConfig,
-        header: Header,
+        mut header: Header,
         mut loaded: Loaded,
         dtype: DType,
         device: Option<Device>,
@@ -189,25 +208,42 @@ impl Simulation {
         // Before anything moves, so that a resumed run chooses the same atoms.
         let written = start::written_atoms(&loaded.frames, &config)?;
         if config.relax && fresh {
-            start::relax(&mut loaded.frames, &*loaded.provider, dtype, &runtime.pool, &mut loaded.warnings)?;
+            start::relax(&mut loaded.frames, &config, &*loaded.provider, dtype, &runtime.pool, &mut loaded.warnings)?;
             loaded.starts.clear();
         }
         loaded.warnings.iter().for_each(|w| runtime.warn(w));
+        header.replicas = start::share(&config, loaded.frames.len())?.total;
         let (batch, state) = start::replicate(&loaded.frames, &loaded.starts, &config, dtype, header.seed)?;
         let noise = Noise::new(header.seed);
         let propagator = config.integrator.build(config.units, config.remove_drift)?;
         let sets = open(&config, &batch, written.as_ref())?;
         let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
-        let free_energy = free_energy(&config, &batch);
-        let (provider, pool) = (&*loaded.provider, runtime.pool.clone());
+        let free_energy = free_energy(&config, &batch, header.replicas);
+        let (first, here) = (batch.id(0) as usize, batch.replicas());
+        let bias = (!config.cv.is_empty() || !config.bias.is_empty())
+            .then(|| Bias::new(&config.cv, &config.bias, config.units, first..first + here).map_err(|e| Error::Usage(format!("--bias: {e}"))))
+            .transpose()?
+            .map(Arc::new);
+        if let Some(windows) = config.bias.iter().map(|b| b.windows()).max().filter(|&w| w > header.replicas) {
+            return usage(format!("--bias umbrella:… has {windows} windows, but there are {} replicas; use --replicas {windows}", header.replicas));
+        }
+        let provider = match &bias {
+            Some(bias) if !config.bias.is_empty() => {
+                Box::new(Biased::new(loaded.provider, bias.clone()).map_err(|e| Error::Usage(format!("--bias: {e}")))?)
+            }
+            _ => loaded.provider,
+        };
+        let biasing = bias.map(|bias| Biasing::new(bias, &config));
+        let (provider, pool) = (&*provider, runtime.pool.clone());
         let ensemble = match &device {
             None => Ensemble::new(batch, &state, provider, &*propagator, noise, pool, config.guard)?,
             Some(device) => Ensemble::on_device(batch, &state, provider, &*propagator, noise, pool, config.guard, device)?,
         };
         let exchange = match &config.sampling {
             Sampling::Constant { .. } => None,
-            Sampling::Exchange { temperatures, copies, .. } => {
-                Some(Exchange::new(temperatures.iter().map(|&t| config.kt(t)).collect(), *copies, noise)?)
+            Sampling::Exchange { temperatures, .. } => {
+                let (kt, n) = (temperatures.iter().map(|&t| config.kt(t)).collect(), temperatures.len());
+                Some(Exchange::new(kt, here / n, noise)?.starting_at((first / n) as u32))
             }
         };
         let Subject { name, energy, .. } = loaded.subject;
@@ -219,9 +255,11 @@ impl Simulation {
             exchange,
             sets,
             written,
+            biasing,
             free_energy,
             domain: loaded.domain,
             outside: OutsideSummary::default(),
+            acceptance: None,
             scratch: Vec::new(),
             freedom,
             model: name,
@@ -235,23 +273,9 @@ impl Simulation {
 
     fn restore(&mut self, saved: Checkpoint, directory: &Path, remote: bool, runtime: &Runtime) -> Result<()> {
         let fail = |what: String| Error::Checkpoint { path: directory.join(FILE), what };
-        let mut state = saved.state;
-        state.clock = Clock::Physical { time: saved.header.step as f64 * self.config.dt };
-        // At step 0 the state was made anew just now; bringing it onto its constraints twice might change its last bits.
-        if state.step > 0 {
-            self.ensemble.restore(&state, &saved.frozen)?;
-        }
-        let same = self.forces_hash() == saved.header.forces;
-        if !same && remote {
-            // Other programs may have states of their own, such as the last wave function.
-            runtime
-                .warn("the clients give other forces than when the run was interrupted, if only in the last digits; it goes on with these");
-        } else if !same {
-            return Err(fail(format!(
-                "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",
-                self.model, saved.header.version
-            )));
-        }
+        self.restore_hills(&saved.hills())?;
+        self.restore_state(saved.state, &saved.frozen)?;
+        self.check_forces(0..self.ensemble.replicas(), &saved.header, directory, remote, runtime)?;
         match (&mut self.exchange, saved.header.exchange) {
             (Some(exchange), Some(state)) => exchange.restore(state)?,
             (None, None) => {}
@@ -260,6 +284,49 @@ impl Simulation {
         match &mut self.free_energy {
             Some(counts) if !saved.free_energy.is_empty() => counts.restore(&saved.free_energy)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lays hills anew, before forces are evaluated.
+    fn restore_hills(&mut self, hills: &[Vec<Vec<f64>>]) -> Result<()> {
+        let Some(biasing) = &self.biasing else { return Ok(()) };
+        let kt = self.config.kt(self.config.sampling.temperatures()[0]);
+        biasing.bias.restore(hills, kt).map_err(|e| Error::Checkpoint { path: self.config.out.join(FILE), what: e.to_string() })
+    }
+
+    /// Writes variables and adds hills, where they are due.
+    fn act_on_bias(&mut self) -> Result<()> {
+        let time = self.time();
+        match &mut self.biasing {
+            Some(biasing) => biasing.act(&mut self.ensemble, time, self.has_energy),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts all replicas where they were, and evaluates their forces.
+    fn restore_state(&mut self, mut state: State, frozen: &[bool]) -> Result<()> {
+        state.clock = Clock::Physical { time: state.step as f64 * self.config.dt };
+        // At step 0 the state was made anew just now; bringing it onto its constraints twice might change its last bits.
+        if state.step > 0 {
+            self.ensemble.restore(&state, frozen)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that `replicas` feel the forces that they felt when `saved` was written.
+    fn check_forces(&self, replicas: Range<usize>, saved: &Header, directory: &Path, remote: bool, runtime: &Runtime) -> Result<()> {
+        let same = self.forces_hash(replicas) == saved.forces;
+        if !same && remote {
+            // Other programs may have states of their own, such as the last wave function.
+            runtime
+                .warn("the clients give other forces than when the run was interrupted, if only in the last digits; it goes on with these");
+        } else if !same {
+            let what = format!(
+                "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",
+                self.model, saved.version
+            );
+            return Err(Error::Checkpoint { path: directory.join(FILE), what });
         }
         Ok(())
     }
@@ -283,8 +350,10 @@ impl Simulation {
             None => format!("{}, {}, {}", simd::current_isa(), self.ensemble.dtype(), plural(self.threads, "thread")),
             Some(device) => format!("{}, {}", device.name(), self.ensemble.dtype()),
         };
+        let all = self.header.replicas;
+        let of = if all > batch.replicas() { format!(" (from number {} of {all})", batch.id(0)) } else { String::new() };
         runtime.say(format_args!(
-            "{} of {} ({}) under {} at {at}; {place}, seed {}; writing to {}",
+            "{}{of} of {} ({}) under {} at {at}; {place}, seed {}; writing to {}",
             plural(batch.replicas(), "replica"),
             batch.system(0).name,
             plural(batch.system(0).len(), "atom"),
@@ -308,7 +377,7 @@ impl Simulation {
         self.stepped = self.step() - first;
         progress.finish();
         if let Err(Error::Engine(scorefield_integrators::Error::Diverged { replica, .. })) = &result {
-            self.save_last_good(*replica as usize, runtime);
+            self.save_last_good(*replica, runtime);
         }
         result
     }
@@ -354,6 +423,7 @@ impl Simulation {
                     set.write_frames(&self.ensemble, time)?;
                 }
             }
+            self.act_on_bias()?;
             let minutes = self.config.checkpoint_minutes;
             let timed = minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * minutes;
             if next < steps && (due(self.config.checkpoint_every, next) || timed) {
@@ -374,7 +444,8 @@ impl Simulation {
         };
         let check = config.guard.check_every;
         let block = (step / check).saturating_add(checks).saturating_mul(check);
-        [config.steps, block, after(exchange), after(config.log_every), after(config.trajectory_every), after(config.checkpoint_every)]
+        let bias = self.biasing.as_ref().map_or(u64::MAX, |b| b.next(step));
+        [config.steps, block, bias, after(exchange), after(config.log_every), after(config.trajectory_every), after(config.checkpoint_every)]
             .into_iter()
             .fold(u64::MAX, u64::min)
     }
@@ -405,12 +476,13 @@ impl Simulation {
         self.ensemble.fetch(Fetch { velocities: moving, positions: self.free_energy.is_some() || self.domain.is_some(), forces: false })?;
         let (ensemble, freedom, units) = (&self.ensemble, &self.freedom, self.config.units);
         for set in &mut self.sets {
+            let first = set.first;
             set.write_log(ensemble, |replica| {
                 let kinetic = moving.then(|| ensemble.kinetic_energy(replica));
                 Row {
                     step,
                     time,
-                    replica,
+                    replica: first + replica,
                     potential: self.has_energy.then(|| ensemble.energy(replica)),
                     kinetic,
                     temperature: kinetic.map(|k| kinetic_temperature(k, freedom[replica], units)),
@@ -423,7 +495,7 @@ impl Simulation {
                     let view = ensemble.positions(replica);
                     self.scratch.clear();
                     self.scratch.extend((0..view.len()).map(|k| view.get(k)));
-                    self.outside.note(step, replica, domain.check(&self.scratch));
+                    self.outside.note(step, set.first + replica, domain.check(&self.scratch));
                 }
             }
         }
@@ -435,7 +507,7 @@ impl Simulation {
                 let view = ensemble.positions(replica);
                 self.scratch.clear();
                 self.scratch.extend((0..view.len()).map(|k| view.get(k)));
-                counts.add(slot, &self.scratch);
+                counts.add(step / self.config.log_every - 1, set.first_member + slot, &self.scratch);
             }
         }
         Ok(())
@@ -443,7 +515,7 @@ impl Simulation {
 
     fn note_divergences(&mut self, runtime: &Runtime) {
         for d in self.ensemble.take_divergences() {
-            let did = if self.ensemble.is_frozen(d.replica as usize) { "is frozen" } else { "goes back to" };
+            let did = if self.ensemble.is_frozen((d.replica - self.ensemble.batch().id(0)) as usize) { "is frozen" } else { "goes back to" };
             runtime.warn(format_args!(
                 "replica {} left every sensible range at step {} ({}); it {did} its last good state",
                 d.replica, d.step, d.what
@@ -452,20 +524,28 @@ impl Simulation {
         }
     }
 
-    fn forces_hash(&self) -> String {
+    fn forces_hash(&self, mut replicas: Range<usize>) -> String {
         let mut hash = Fnv::default();
-        (0..self.ensemble.replicas()).for_each(|r| hash.update_view(self.ensemble.forces(r)));
+        replicas.by_ref().for_each(|r| hash.update_view(self.ensemble.forces(r)));
         hash.finish()
     }
 
     /// Brings all files to the disk, then replaces the checkpoint.
     fn save(&mut self) -> Result<()> {
-        self.ensemble.fetch(Fetch::ALL)?;
         self.header.files = self.sets.iter_mut().map(Set::flush).collect::<Result<_>>()?;
+        self.header.tables = self.biasing.as_mut().map_or(Ok(Vec::new()), Biasing::flush)?;
+        self.write_checkpoint()
+    }
+
+    fn write_checkpoint(&mut self) -> Result<()> {
+        self.ensemble.fetch(Fetch::ALL)?;
         self.header.step = self.step();
-        self.header.forces = self.forces_hash();
+        self.header.forces = self.forces_hash(0..self.ensemble.replicas());
         self.header.exchange = self.exchange.as_ref().map(|e| e.state().clone());
+        let hills = self.biasing.as_ref().map(|b| b.bias.state()).unwrap_or_default();
+        self.header.hills = hills.iter().map(|term| term.iter().map(Vec::len).collect()).collect();
         let checkpoint = Checkpoint {
+            hills: hills.into_iter().flatten().flatten().collect(),
             header: self.header.clone(),
             state: self.ensemble.state(),
             frozen: (0..self.ensemble.replicas()).map(|r| self.ensemble.is_frozen(r)).collect(),
@@ -475,18 +555,16 @@ impl Simulation {
     }
 
     /// Writes where a replica was before it diverged, for whoever looks for the cause.
-    fn save_last_good(&self, replica: usize, runtime: &Runtime) {
-        if replica >= self.ensemble.replicas() {
-            return;
-        }
-        let path = self.config.out.join(format!("last-good-replica-{replica}.extxyz"));
+    fn save_last_good(&self, id: u32, runtime: &Runtime) {
+        let Some(replica) = self.ensemble.batch().ids().iter().position(|&r| r == id) else { return };
+        let path = self.config.out.join(format!("last-good-replica-{id}.extxyz"));
         let mut frame = Frame::new(self.ensemble.system(replica).clone(), self.ensemble.last_good_positions(replica).to_f64());
         if self.config.units == UnitSystem::Reduced {
             frame.positions.iter_mut().for_each(|x| *x /= start::ANGSTROMS_PER_NM);
         }
         match write_frames(&path, None, &[frame]) {
-            Ok(()) => runtime.say(format_args!("the last good state of replica {replica} is in {}", path.display())),
-            Err(e) => runtime.warn(format_args!("the last good state of replica {replica} could not be written: {e}")),
+            Ok(()) => runtime.say(format_args!("the last good state of replica {id} is in {}", path.display())),
+            Err(e) => runtime.warn(format_args!("the last good state of replica {id} could not be written: {e}")),
         }
     }
 
@@ -534,6 +612,7 @@ impl Simulation {
             write_atomically(&self.config.out.join(name), |w| w.write_all(content.as_bytes()))?;
         }
         // Last of all: where it is, the run is whole.
+        let bias_files = self.bias_report()?;
         let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::Run(e.to_string()))?;
         for path in [also, Some(&self.config.out.join(SUMMARY_FILE))].into_iter().flatten() {
             write_atomically(path, |w| writeln!(w, "{json}"))?;
@@ -544,7 +623,23 @@ impl Simulation {
             let names: Vec<&str> = report.files.iter().map(|f| f.0.as_str()).collect();
             runtime.say(format_args!("plots in {}: {}", self.config.out.display(), names.join(", ")));
         }
+        if !bias_files.is_empty() {
+            runtime.say(format_args!("free energies in {}: {}", self.config.out.display(), bias_files.join(", ")));
+        }
         Ok(summary)
+    }
+
+    /// Writes free energies along biased variables, and returns the names of the files.
+    fn bias_report(&self) -> Result<Vec<String>> {
+        let Some(biasing) = &self.biasing else { return Ok(Vec::new()) };
+        let table = (self.config.colvar_every > 0).then(|| self.config.out.join(bias::TABLE));
+        let kt = self.config.kt(self.config.sampling.temperatures()[0]);
+        let mut names = Vec::new();
+        for (name, content) in free_energies::report(&biasing.bias, table.as_deref(), kt)? {
+            write_atomically(&self.config.out.join(&name), |w| w.write_all(content.as_bytes()))?;
+            names.push(name);
+        }
+        Ok(names)
     }
 
     fn summary(&self) -> Result<Summary> {
@@ -571,7 +666,9 @@ impl Simulation {
             command: self.header.settings.command(),
             model: self.model.clone(),
             integrator: self.config.integrator.name(),
-            acceptance: self.ensemble.acceptance().filter(|a| a.tried > 0).map(|a| a.accepted as f64 / a.tried as f64),
+            acceptance: self.acceptance.or_else(|| {
+                self.ensemble.acceptance().filter(|a| a.tried > 0).map(|a| a.accepted as f64 / a.tried as f64)
+            }),
             units: self.config.units,
             device: self.device.as_ref().map_or("cpu", Device::name).to_owned(),
             isa: simd::current_isa().name(),
@@ -606,13 +703,15 @@ impl Simulation {
     }
 }
 
-fn free_energy(config: &RunConfig, batch: &Batch) -> Option<FreeEnergyAccumulator> {
+/// `all` is the number of replicas wherever they run.
+fn free_energy(config: &RunConfig, batch: &Batch, all: usize) -> Option<FreeEnergyAccumulator> {
     let replicas = match &config.sampling {
-        Sampling::Constant { .. } => batch.replicas(),
+        Sampling::Constant { .. } => all,
         Sampling::Exchange { copies, .. } => *copies,
     };
     batch.uniform_atoms()?;
-    (config.units == UnitSystem::Si && config.log_every > 0).then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas)).flatten()
+    // Under a bias counts without weights would be of no temperature.
+    (config.units == UnitSystem::Si && config.log_every > 0 && config.bias.is_empty()).then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas)).flatten()
 }
 
 /// The device that the settings name, where it is not the host; before anything is written.
@@ -641,8 +740,8 @@ fn prepare_directory(out: &Path, overwrite: bool) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|e| Error::file("make the directory", out, e))?;
     if overwrite {
         // The old run's files go first of all, so that they never stand beside another run's.
-        let recorded = Checkpoint::read(out).map(|c| c.header.files).unwrap_or_default();
-        let names = recorded.into_iter().flat_map(|set| set.log.into_iter().chain(set.trajectory)).map(|f| f.file);
+        let (recorded, tables) = Checkpoint::read(out).map(|c| (c.header.files, c.header.tables)).unwrap_or_default();
+        let names = recorded.into_iter().flat_map(|set| set.log.into_iter().chain(set.trajectory)).chain(tables).map(|f| f.file);
         for name in [FILE, CONFIG_FILE, SUMMARY_FILE, STRUCTURE_FILE].into_iter().map(str::to_owned).chain(names) {
             remove(&out.join(name))?;
         }

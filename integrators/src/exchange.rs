@@ -77,6 +77,8 @@ pub struct ExchangeState {
 pub struct Exchange {
     kt: Vec<f64>,
     copies: usize,
+    /// Global number of the first copy: where copies are shared out over machines, each keeps its own random numbers.
+    first: u32,
     noise: Noise,
     state: ExchangeState,
 }
@@ -101,7 +103,12 @@ impl Exchange {
             half_trips: vec![0; replicas],
         };
         state.visit_ends(n);
-        Ok(Exchange { kt, copies, noise, state })
+        Ok(Exchange { kt, copies, first: 0, noise, state })
+    }
+
+    /// The same for copies `first ..` of a larger number of them, with the random numbers that they have there.
+    pub fn starting_at(self, first: u32) -> Self {
+        Exchange { first, ..self }
     }
 
     /// Number of temperatures.
@@ -173,7 +180,7 @@ impl Exchange {
                 }
                 self.state.tried[low] += 1;
                 let log_ratio = (1.0 / self.kt[low] - 1.0 / self.kt[low + 1]) * (ensemble.energy(a) - ensemble.energy(b));
-                let u = self.noise.uniform(low as u32, copy as u32, self.state.attempt, Purpose::Exchange);
+                let u = self.noise.uniform(low as u32, self.first + copy as u32, self.state.attempt, Purpose::Exchange);
                 if u.ln() < log_ratio {
                     self.state.accepted[low] += 1;
                     self.state.rung.swap(a, b);
@@ -225,6 +232,26 @@ impl Exchange {
 }
 
 impl ExchangeState {
+    /// The state of all copies of a ladder from those of `parts` of them, in order.
+    ///
+    /// # Errors
+    /// Where they are of different ladders, or not at the same attempt.
+    pub fn join(parts: &[ExchangeState]) -> Result<ExchangeState> {
+        let Some((first, rest)) = parts.split_first() else { return invalid("there is no exchange state to join") };
+        let mut all = first.clone();
+        for part in rest {
+            if part.attempt != all.attempt || part.tried.len() != all.tried.len() {
+                return invalid("parts of a replica exchange are of different ladders, or not at the same attempt");
+            }
+            all.rung.extend(&part.rung);
+            all.last_end.extend(&part.last_end);
+            all.half_trips.extend(&part.half_trips);
+            all.tried.iter_mut().zip(&part.tried).for_each(|(a, b)| *a += b);
+            all.accepted.iter_mut().zip(&part.accepted).for_each(|(a, b)| *a += b);
+        }
+        Ok(all)
+    }
+
     /// Notes who is at an end of the ladder, and who came from the other one.
     fn visit_ends(&mut self, temperatures: usize) {
         for (r, &rung) in self.rung.iter().enumerate() {
@@ -260,12 +287,17 @@ mod tests {
 
     /// `copies` ladders `kt` of one particle each, all started at x = −1.
     fn start(well: Well, kt: &[f64], copies: usize, threads: usize, seed: u64) -> (Ensemble, Exchange) {
+        start_at(well, kt, 0, copies, threads, seed)
+    }
+
+    /// The same from copy `first` of a larger number on.
+    fn start_at(well: Well, kt: &[f64], first: u32, copies: usize, threads: usize, seed: u64) -> (Ensemble, Exchange) {
         let mut system = System::particles("particle", 1, 1.0);
         system.axes = [true, true, false];
         let replicas = kt.len() * copies;
-        let batch = Batch::uniform(Arc::new(system), replicas, 0).unwrap();
+        let batch = Batch::uniform(Arc::new(system), replicas, first * kt.len() as u32).unwrap();
         let mut state = State::at_rest(&batch, &[-1.0, 0.0, 0.0].repeat(replicas), DType::F64).unwrap();
-        let exchange = Exchange::new(kt.to_vec(), copies, Noise::new(seed)).unwrap();
+        let exchange = Exchange::new(kt.to_vec(), copies, Noise::new(seed)).unwrap().starting_at(first);
         for r in 0..replicas {
             state.kt[r] = kt[exchange.rung(r)];
         }
@@ -313,6 +345,28 @@ mod tests {
             assert!((mean - exact).abs() < 4.0 * error, "{what} at rung {rung}: {mean} ± {error} instead of {exact}");
             assert!(error < 0.1 * exact.abs(), "{what} at rung {rung}: {mean} ± {error} says nothing");
         }
+    }
+
+    /// Copies that run elsewhere make the same choices.
+    #[test]
+    fn parts_are_the_whole() {
+        let kt = [1.0, 1.6, 2.5];
+        let run = |first, copies| {
+            let (mut ensemble, mut exchange) = start_at(Well::new(2.0, 0.5), &kt, first, copies, 1, 11);
+            for _ in 0..40 {
+                ensemble.run(9).unwrap();
+                exchange.attempt(&mut ensemble).unwrap();
+            }
+            let x: Vec<Vec<f64>> = (0..3 * copies).map(|r| ensemble.positions(r).to_f64()).collect();
+            (x, exchange.state().clone())
+        };
+        let (whole, parts) = (run(0, 3), [run(0, 2), run(2, 1)]);
+        assert_eq!([&parts[0].0[..], &parts[1].0[..]].concat(), whole.0);
+        let mut states = parts.map(|p| p.1);
+        assert_eq!(ExchangeState::join(&states).unwrap(), whole.1);
+        assert!(whole.1.tried.iter().zip(&whole.1.accepted).all(|(tried, accepted)| 0 < *accepted && accepted < tried));
+        states[0].attempt += 1;
+        assert!(ExchangeState::join(&states).is_err());
     }
 
     #[test]

@@ -115,6 +115,8 @@ const UNITS: &[(&str, [i8; 5], f64)] = &[
     ("Da", [0, 0, 1, 0, 0], 1.0),
     ("amu", [0, 0, 1, 0, 0], 1.0),
     ("K", [0, 0, 0, 1, 0], 1.0),
+    ("rad", [0; 5], 1.0),
+    ("deg", [0; 5], std::f64::consts::PI / 180.0),
     ("mol", [0, 0, 0, 0, 1], 1.0),
     ("J", [2, -2, 1, 0, 1], 1e-3),
     ("kJ", [2, -2, 1, 0, 1], 1.0),
@@ -310,6 +312,8 @@ mod tests {
         close(si("1 eV/A", Dimension::FORCE).unwrap(), 964.8533212331);
         close(si("1e-2 eV/Å", Dimension::FORCE).unwrap(), 9.648533212331);
         close(si("1 kcal/mol/A^2", Dimension::STIFFNESS).unwrap(), 418.4);
+        close(si("180 deg", Dimension::NONE).unwrap(), std::f64::consts::PI);
+        close(si("2 kJ/mol/rad^2", Dimension::ENERGY).unwrap(), 2.0);
     }
 
     #[test]

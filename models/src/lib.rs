@@ -7,6 +7,7 @@
 pub mod adapters;
 pub mod analytic;
 pub mod ani;
+pub mod bias;
 pub mod combine;
 pub mod ditmc;
 pub mod error;

@@ -9,6 +9,7 @@ mod golden;
 pub mod kinetic;
 pub mod molecules;
 pub mod pmf;
+pub mod reweight;
 pub mod statistics;
 pub mod tica;
 pub mod transition;

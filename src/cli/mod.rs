@@ -16,6 +16,7 @@ mod generate;
 mod generate_ensembles;
 mod info;
 mod input;
+mod merge;
 mod models;
 mod relax;
 mod sample;
@@ -70,6 +71,7 @@ enum Command {
     #[command(after_long_help = consistency::EXAMPLES, after_help = consistency::EXAMPLES)]
     Consistency(consistency::ConsistencyFlags),
     Drive(drive::DriveFlags),
+    Merge(merge::MergeFlags),
 }
 
 /// Runs the command line `args` (with the program's name first) and says how it ended: 0 done, 1 failed, 2 wrong usage,
@@ -129,6 +131,7 @@ fn dispatch(cli: Cli) -> Result<Outcome> {
         Command::Convert(flags) => start(flags, global, convert::run),
         Command::Consistency(flags) => start(flags, global, consistency::run),
         Command::Drive(flags) => start(flags, global, drive::run),
+        Command::Merge(flags) => start(flags, global, merge::run),
     }
 }
 

@@ -42,7 +42,8 @@ Examples:
 pub(super) fn run(args: SimulateFlags, runtime: &Runtime) -> Result<Outcome> {
     let embedded = args.run.structure.is_none() && args.run.resume.is_none() && matches!(args.run.model.as_deref(), None | Some("scoremd"));
     // The comparison needs all beads in files that are read back.
-    let written = args.run.select.is_none() && args.run.trajectory_every != Some(0);
+    let whole = args.run.replica_range.is_none();
+    let written = whole && args.run.select.is_none() && args.run.trajectory_every != Some(0);
     let out = args.run.out.clone().unwrap_or_else(|| "scorefield-run".into());
     let outcome = simulation::command(RunSettings::Simulate(args), runtime)?;
     if embedded && written && outcome == Outcome::Done {

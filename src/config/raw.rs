@@ -98,6 +98,10 @@ pub struct RunFlags {
     /// Length per replica instead of a number of steps, for example '1 ns'
     #[arg(long, value_name = "TIME", help_heading = "Dynamics", allow_hyphen_values = true)]
     pub time: Option<Quantity>,
+    /// Only these of all replicas, FIRST..END from 0 without END: the others run elsewhere, with the same bits as in one run, and
+    /// `scorefield merge` joins the parts. Of replica exchange, whole copies of the ladder
+    #[arg(long, value_name = "RANGE", help_heading = "Dynamics")]
+    pub replica_range: Option<String>,
     /// Atoms that do not move, as a selection: `name CA`, `0-4,8`
     #[arg(long, value_name = "SELECTION", help_heading = "Dynamics")]
     pub freeze: Option<String>,
@@ -119,6 +123,18 @@ pub struct RunFlags {
     /// Steps between looks for replicas that explode [default: 100]
     #[arg(long, value_name = "N", help_heading = "Dynamics")]
     pub check_every: Option<u64>,
+    /// A collective variable, atoms from 1: 'phi=dihedral 5 7 9 15', 'a=angle 1 2 3', 'd=distance 1 6', 'x=x 1'; may be repeated.
+    /// They are written to colvar.csv
+    #[arg(long, value_name = "NAME=KIND ATOMS", help_heading = "Bias")]
+    pub cv: Option<Vec<String>>,
+    /// A bias on variables; may be repeated: 'harmonic:cv=d,at=3 A,stiffness=1000 kJ/mol/nm^2';
+    /// 'umbrella:cv=d,from=2 A,to=8 A,windows=16,stiffness=…', where replica r is in window r mod windows;
+    /// 'metadynamics:cv=phi;psi,height=1.2 kJ/mol,width=20 deg,every=500,factor=8', with shared=true for one surface of all replicas
+    #[arg(long, value_name = "BIAS", help_heading = "Bias")]
+    pub bias: Option<Vec<String>>,
+    /// Steps between rows of colvar.csv, 0 for none [default: as of the log]
+    #[arg(long, value_name = "N", help_heading = "Bias")]
+    pub colvar_every: Option<u64>,
     /// Run a model at a temperature that it was not made for
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
     pub force: Option<bool>,

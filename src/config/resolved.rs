@@ -5,7 +5,9 @@ use crate::error::{Error, Result, usage};
 use scorefield_integrators::exchange::{check_ladder, geometric_ladder};
 use scorefield_integrators::units::BOLTZMANN;
 use scorefield_integrators::{DeviceSpec, Dimension, Guard, IntegratorSpec, Kind, OnDivergence, Quantity, UnitSystem};
+use scorefield_models::bias::BiasSpec;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// The flags of a run of either command, as recorded in its checkpoint.
@@ -107,6 +109,14 @@ pub struct RunConfig {
     pub steps: u64,
     /// The ensemble.
     pub sampling: Sampling,
+    /// Collective variables.
+    pub cv: Vec<String>,
+    /// Biases on them.
+    pub bias: Vec<BiasSpec>,
+    /// Steps between rows of the table of variables; 0 for none.
+    pub colvar_every: u64,
+    /// The replicas that run here, where the others run elsewhere.
+    pub replica_range: Option<Range<usize>>,
     /// Selection of atoms that do not move.
     pub freeze: Option<String>,
     /// Mass of hydrogens in u.
@@ -196,6 +206,10 @@ impl RunSettings {
         run.log_every.get_or_insert(if embedded { 100 } else { 1000 });
         run.log_format.get_or_insert_default();
         run.trajectory_every.get_or_insert(if embedded { 50 } else { 1000 });
+        if run.cv.is_some() {
+            run.colvar_every = run.colvar_every.or(run.log_every);
+        }
+        let windows = run.bias.iter().flatten().filter_map(|b| BiasSpec::parse(b).ok()).map(|b| b.windows()).max().unwrap_or(1);
         run.trajectory_format.get_or_insert_with(|| "dcd".into());
         run.trajectory_layout.get_or_insert_default();
         run.checkpoint_every.get_or_insert(0);
@@ -208,7 +222,7 @@ impl RunSettings {
                     _ => reduced_or(1.0, (300.0, "K")),
                 };
                 flags.temperature.get_or_insert(usual);
-                flags.replicas.get_or_insert(if subject.built_in { 64 } else { 1 });
+                flags.replicas.get_or_insert(if subject.built_in && windows == 1 { 64 } else { windows });
             }
             RunSettings::Exchange(flags) => {
                 let ladder = flags.temperatures.get_or_insert_with(|| if si { "300 K..600 K" } else { "1..4" }.into());
@@ -273,6 +287,7 @@ impl RunSettings {
                 return usage(format!("{} has no energies, which replica exchange compares; use `simulate`", subject.name));
             }
         }
+        let bias = self.biases(&sampling)?;
         let check_every = nonzero("--check-every", run.check_every.unwrap_or(100))?;
         let minutes = run.checkpoint_minutes.unwrap_or(0.0);
         if !(0.0..=1e6).contains(&minutes) {
@@ -287,6 +302,10 @@ impl RunSettings {
             dt: duration,
             integrator,
             steps: nonzero("--steps", run.steps.unwrap_or(0))?,
+            cv: run.cv.clone().unwrap_or_default(),
+            bias,
+            colvar_every: run.colvar_every.unwrap_or(0),
+            replica_range: run.replica_range.as_deref().map(|text| replica_range(text, &sampling)).transpose()?,
             sampling,
             freeze: run.freeze.clone(),
             hydrogen_mass: run.hydrogen_mass.as_ref().map(|m| positive("--hydrogen-mass", m, Dimension::MASS, units)).transpose()?,
@@ -305,6 +324,32 @@ impl RunSettings {
             checkpoint_minutes: minutes,
         };
         Ok((config, warnings))
+    }
+
+    /// Reads the biases and checks that they fit the ensemble.
+    fn biases(&self, sampling: &Sampling) -> Result<Vec<BiasSpec>> {
+        let run = self.run();
+        let biases = run.bias.iter().flatten().map(|b| BiasSpec::parse(b).map_err(|e| Error::Usage(format!("--bias: {e}"))));
+        let biases: Vec<BiasSpec> = biases.collect::<Result<_>>()?;
+        if biases.is_empty() {
+            return Ok(biases);
+        }
+        if run.device.is_some_and(|d| d != DeviceSpec::Cpu) {
+            return usage("--bias has no kernels for devices; use --device cpu");
+        }
+        for bias in &biases {
+            let hills = matches!(bias, BiasSpec::Metadynamics { .. });
+            if matches!(sampling, Sampling::Exchange { .. }) && (hills || bias.windows() > 1) {
+                return usage("replica exchange compares energies, which are of one kind only where all replicas have one bias: use --bias harmonic:…, or `simulate`");
+            }
+            if hills && sampling.temperatures().iter().any(|&t| t == 0.0) {
+                return usage("--bias metadynamics:… needs a --temperature above zero, which says how high hills are");
+            }
+            if matches!(bias, BiasSpec::Metadynamics { shared: true, .. }) && run.replica_range.is_some() {
+                return usage("--bias metadynamics:…,shared=true couples all replicas, so that they must run together; leave --replica-range out");
+            }
+        }
+        Ok(biases)
     }
 
     fn sampling(&self, units: UnitSystem) -> Result<Sampling> {
@@ -347,6 +392,24 @@ impl RunConfig {
     pub fn kt(&self, temperature: f64) -> f64 {
         if self.units == UnitSystem::Si { BOLTZMANN * temperature } else { temperature }
     }
+}
+
+/// Reads `4..8`.
+fn replica_range(text: &str, sampling: &Sampling) -> Result<Range<usize>> {
+    let range = text.split_once("..").and_then(|(first, end)| Some(first.trim().parse().ok()?..end.trim().parse().ok()?));
+    let Some(range) = range.filter(|r: &Range<usize>| r.start < r.end) else {
+        return usage(format!("--replica-range `{text}` is no range; write FIRST..END, for example 0..4 for the first four replicas"));
+    };
+    let ladder = match sampling {
+        Sampling::Constant { .. } => 1,
+        Sampling::Exchange { temperatures, .. } => temperatures.len(),
+    };
+    if !range.start.is_multiple_of(ladder) || !range.end.is_multiple_of(ladder) {
+        return usage(format!(
+            "--replica-range {text} cuts through a ladder of {ladder} temperatures, whose replicas exchange; use multiples of {ladder}"
+        ));
+    }
+    Ok(range)
 }
 
 fn given<T>(flag: &str, value: Option<T>) -> Result<T> {
@@ -458,6 +521,8 @@ mod tests {
             (&|f| f.replicas = Some(0), ["--replicas", "from 1"]),
             (&|f| f.run.hydrogen_mass = quantity("3 kJ"), ["--hydrogen-mass", "mass"]),
             (&|f| f.run.checkpoint_minutes = Some(-1.0), ["--checkpoint-minutes", "-1"]),
+            (&|f| f.run.replica_range = Some("3..3".into()), ["--replica-range", "FIRST..END"]),
+            (&|f| f.run.replica_range = Some("3".into()), ["--replica-range", "0..4"]),
         ] {
             let message = message(change);
             assert!(parts.iter().all(|p| message.contains(p)), "{message}");

@@ -316,21 +316,12 @@ impl Files {
                 format!("the checkpoint records {} trajectory files, but this run has {count}", lengths.len()),
             ));
         }
-        // Frames of several replicas in one file are not evenly spaced in time.
-        let timing = if together && batch.replicas() > 1 {
-            dcd::Timing::default()
-        } else {
-            dcd::Timing { first_step: options.first_step, interval: options.interval, timestep: options.timestep }
-        };
+        let timing = timing(options, batch);
         let budget = (PENDING / count).clamp(1 << 12, 1 << 18);
         let mut files = Vec::with_capacity(count);
         for b in 0..count {
             let path = if together { path.clone() } else { replica_path(path, batch.id(b)) };
-            let title = if together {
-                format!("{} replicas, one after another within a report", batch.replicas())
-            } else {
-                format!("replica {}", batch.id(b))
-            };
+            let title = if together { title(batch) } else { format!("replica {}", batch.id(b)) };
             let recorded = lengths.map(|l| &l[b]);
             if let Some(recorded) = recorded {
                 let name = file_name(&path);
@@ -386,6 +377,20 @@ impl Files {
 
 /// Bytes that may wait in memory for all files together.
 const PENDING: usize = 8 << 20;
+
+/// What the header of a file says about time.
+pub(super) fn timing(options: &TrajectoryOptions, batch: &Batch) -> dcd::Timing {
+    // Frames of several replicas in one file are not evenly spaced in time.
+    if options.layout == Layout::Together && batch.replicas() > 1 {
+        return dcd::Timing::default();
+    }
+    dcd::Timing { first_step: options.first_step, interval: options.interval, timestep: options.timestep }
+}
+
+/// Title of a file of all replicas.
+pub(super) fn title(batch: &Batch) -> String {
+    format!("{} replicas, one after another within a report", batch.replicas())
+}
 
 /// `name.replica-0003.dcd`.
 fn replica_path(path: &Path, id: u32) -> PathBuf {

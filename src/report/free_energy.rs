@@ -54,22 +54,48 @@ impl FreeEnergyAccumulator {
         Some(FreeEnergyAccumulator { residues, omitted, replicas: replicas.max(1), samples: 0, block_length: 1, maps })
     }
 
-    /// Counts one frame of `replica` (from 0): positions `[N, 3]` in nm, whole molecules.
-    pub fn add(&mut self, replica: usize, positions: &[f64]) {
+    /// Counts one frame of `replica` (from 0, of all replicas wherever they run) in `report` (from 0): positions `[N, 3]` in nm,
+    /// whole molecules. Reports rise.
+    pub fn add(&mut self, report: u64, replica: usize, positions: &[f64]) {
         let block = if self.replicas >= ENOUGH_REPLICAS {
             replica % BLOCKS
         } else {
-            if self.samples == self.block_length * BLOCKS as u64 {
+            let place = report * self.replicas as u64 + replica as u64;
+            while place >= self.block_length * BLOCKS as u64 {
                 // All blocks are full: join neighbours, so that their number stays and their length doubles.
-                self.maps.iter_mut().for_each(TorusHistogram::merge_pairs);
-                self.block_length *= 2;
+                self.double();
             }
-            ((self.samples / self.block_length) as usize).min(BLOCKS - 1)
+            ((place / self.block_length) as usize).min(BLOCKS - 1)
         };
         self.samples += 1;
         for (residue, map) in self.residues.iter().zip(&mut self.maps) {
             map.add(block, dihedral(positions, residue.phi), dihedral(positions, residue.psi));
         }
+    }
+
+    fn double(&mut self) {
+        self.maps.iter_mut().for_each(TorusHistogram::merge_pairs);
+        self.block_length *= 2;
+    }
+
+    /// Takes up what [`state`](Self::state) gave for other replicas of the same run.
+    ///
+    /// # Errors
+    /// Where the counts are of another run.
+    pub fn join(&mut self, state: &[u64]) -> Result<()> {
+        let mut other = self.clone();
+        other.restore(state)?;
+        while self.block_length < other.block_length {
+            self.double();
+        }
+        while other.block_length < self.block_length {
+            other.double();
+        }
+        self.samples += other.samples;
+        for (map, other) in self.maps.iter_mut().zip(&other.maps) {
+            map.counts_mut().iter_mut().zip(other.counts()).for_each(|(a, b)| *a += b);
+        }
+        Ok(())
     }
 
     /// The counts, for a checkpoint: a header, then (place, count) of every count that is not zero.
@@ -398,21 +424,25 @@ mod tests {
 
     fn filled(replicas: usize, frames: usize) -> FreeEnergyAccumulator {
         let mut a = FreeEnergyAccumulator::for_system(&system(), replicas).unwrap();
+        fill(&mut a, frames, 0..replicas);
+        a
+    }
+
+    fn fill(a: &mut FreeEnergyAccumulator, frames: usize, replicas: std::ops::Range<usize>) {
         for i in 0..frames {
-            for r in 0..replicas {
+            for r in replicas.clone() {
                 let z = Noise::new(1).normals(i as u32, r as u32, 0, Purpose::Bootstrap);
                 let (phi, psi) = if z[2] > 0.4 { (-70.0, -35.0) } else { (-100.0, 140.0) };
-                a.add(r, &shaped((phi + 25.0 * z[0]).to_radians(), (psi + 25.0 * z[1]).to_radians()));
+                a.add(i as u64, r, &shaped((phi + 25.0 * z[0]).to_radians(), (psi + 25.0 * z[1]).to_radians()));
             }
         }
-        a
     }
 
     #[test]
     fn angles_are_put_where_they_belong() {
         for (phi, psi) in [(-60.0, -45.0), (-120.0, 140.0), (57.0, 47.0f64)] {
             let mut a = FreeEnergyAccumulator::for_system(&system(), 1).unwrap();
-            a.add(0, &shaped(f64::to_radians(phi), f64::to_radians(psi)));
+            a.add(0, 0, &shaped(f64::to_radians(phi), f64::to_radians(psi)));
             let total = a.maps[0].total();
             let k = total.iter().position(|&c| c == 1).unwrap();
             assert!((bin_centre(k / BINS) - phi).abs() <= 2.5 && (bin_centre(k % BINS) - psi).abs() <= 2.5, "{phi} {psi}");
@@ -456,10 +486,25 @@ mod tests {
                 for r in 0..replicas {
                     let z = Noise::new(1).normals(i as u32, r as u32, 0, Purpose::Bootstrap);
                     let (phi, psi) = if z[2] > 0.4 { (-70.0, -35.0) } else { (-100.0, 140.0) };
-                    resumed.add(r, &shaped((phi + 25.0 * z[0]).to_radians(), (psi + 25.0 * z[1]).to_radians()));
+                    resumed.add(i as u64, r, &shaped((phi + 25.0 * z[0]).to_radians(), (psi + 25.0 * z[1]).to_radians()));
                 }
             }
             assert_eq!(resumed.report(300.0, true), whole.report(300.0, true));
+        }
+    }
+
+    #[test]
+    fn parts_are_the_whole() {
+        for (replicas, frames) in [(2, 700), (3, 32), (20, 50)] {
+            let whole = filled(replicas, frames);
+            let mut joined = FreeEnergyAccumulator::for_system(&system(), replicas).unwrap();
+            for part in [0..1, 1..replicas] {
+                let mut counts = FreeEnergyAccumulator::for_system(&system(), replicas).unwrap();
+                fill(&mut counts, frames, part);
+                joined.join(&counts.state()).unwrap();
+            }
+            assert_eq!(joined.state(), whole.state());
+            assert!(joined.join(&filled(replicas + 1, 1).state()).is_err());
         }
     }
 

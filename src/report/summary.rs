@@ -4,7 +4,7 @@ use super::progress::speed;
 use crate::analysis::statistics::BlockAverage;
 use scorefield_integrators::{DType, UnitSystem};
 use scorefield_models::scoremd::domain::Outside;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Averages of the replicas at one temperature.
@@ -48,7 +48,7 @@ pub struct ExchangeSummary {
 }
 
 /// A replica that was frozen or restored.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DivergenceSummary {
     /// Replica.
     pub replica: u32,
@@ -108,7 +108,7 @@ pub struct Summary {
 }
 
 /// Configurations at which the log was written, and those of them unlike anything in the training data.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OutsideSummary {
     /// Configurations looked at.
     pub seen: u64,
@@ -119,6 +119,13 @@ pub struct OutsideSummary {
 }
 
 impl OutsideSummary {
+    /// Adds what was found on other replicas.
+    pub fn join(&mut self, other: OutsideSummary) {
+        self.seen += other.seen;
+        self.outside += other.outside;
+        self.first = self.first.take().or(other.first);
+    }
+
     /// Notes one configuration.
     pub fn note(&mut self, step: u64, replica: usize, found: Option<Outside>) {
         self.seen += 1;

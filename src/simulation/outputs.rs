@@ -16,8 +16,11 @@ pub(super) struct Set {
     pub(super) temperature: f64,
     pub(super) log: Option<LogWriter>,
     pub(super) trajectory: Option<TrajectoryWriter>,
-    /// Replicas that are at this temperature now, one per copy.
+    /// Replicas that are at this temperature now, one per copy; numbered among those that run here.
     pub(super) members: Vec<usize>,
+    /// Number of the first replica among all, and place of the first member within the sets of all.
+    pub(super) first: usize,
+    pub(super) first_member: usize,
     /// Atoms of each replica `[R]` that the trajectory holds; `None` where it holds all.
     written: Option<Written>,
     /// What positions are multiplied with for the trajectory: files are in Å, but reduced units are written as they are.
@@ -28,12 +31,12 @@ pub(super) struct Set {
 pub(super) type Written = Vec<Arc<[usize]>>;
 
 /// Names of the files of every set.
-struct Names {
-    log: PathBuf,
-    trajectory: PathBuf,
+pub(super) struct Names {
+    pub(super) log: PathBuf,
+    pub(super) trajectory: PathBuf,
 }
 
-fn names(config: &RunConfig) -> Vec<Names> {
+pub(super) fn names(config: &RunConfig) -> Vec<Names> {
     let extension = match config.log_format {
         LogFormat::Csv => "csv",
         LogFormat::Jsonl => "jsonl",
@@ -94,12 +97,10 @@ pub(super) fn open(
     let mut sets = Vec::with_capacity(names.len());
     let layout = LogLayout { format: config.log_format, dt: config.dt, units: config.units };
     let scale = if config.units == UnitSystem::Si { 1.0 } else { 1.0 / ANGSTROMS_PER_NM };
-    for (i, (names, &temperature)) in names.iter().zip(config.sampling.temperatures()).enumerate() {
+    for (i, ((names, members), &temperature)) in names.iter().zip(members(config, batch)).zip(config.sampling.temperatures()).enumerate() {
         let recorded = resume.map(|files| &files[i]);
-        let members: Vec<usize> = match &config.sampling {
-            Sampling::Constant { .. } => (0..batch.replicas()).collect(),
-            Sampling::Exchange { temperatures, copies, .. } => (0..*copies).map(|c| c * temperatures.len() + i).collect(),
-        };
+        let first = batch.id(0) as usize;
+        let first_member = first_member(config, first);
         let log = match recorded.map(|r| &r.log) {
             _ if config.log_every == 0 => None,
             Some(Some(length)) => Some(LogWriter::resume(&names.log, &layout, length)?),
@@ -111,13 +112,44 @@ pub(super) fn open(
             Some([]) => return Err(missing(&names.trajectory)),
             lengths => Some(trajectory(config, names, batch, written, &members, overwrite, lengths)?),
         };
-        sets.push(Set { temperature, log, trajectory, members, written: written.cloned(), scale });
+        sets.push(Set { temperature, log, trajectory, members, first, first_member, written: written.cloned(), scale });
     }
     Ok(sets)
 }
 
+/// The replicas of each set, as the run begins.
+pub(super) fn members(config: &RunConfig, batch: &Batch) -> Vec<Vec<usize>> {
+    match &config.sampling {
+        Sampling::Constant { .. } => vec![(0..batch.replicas()).collect()],
+        Sampling::Exchange { temperatures: t, .. } => (0..t.len()).map(|i| (i..batch.replicas()).step_by(t.len()).collect()).collect(),
+    }
+}
+
+/// Place of replica `first` within its set, of all replicas.
+pub(super) fn first_member(config: &RunConfig, first: usize) -> usize {
+    match &config.sampling {
+        Sampling::Constant { .. } => first,
+        Sampling::Exchange { temperatures, .. } => first / temperatures.len(),
+    }
+}
+
 fn missing(path: &Path) -> Error {
     Error::Checkpoint { path: path.to_owned(), what: "the run did not write this file before; leave the intervals as they were".into() }
+}
+
+/// How the trajectory of a set is written.
+pub(super) fn options(config: &RunConfig, path: &Path, overwrite: bool) -> TrajectoryOptions {
+    let dt = if config.units == UnitSystem::Si { config.dt } else { 0.0 };
+    TrajectoryOptions {
+        format: Some(config.trajectory_format.clone()),
+        layout: match config.trajectory_layout {
+            TrajectoryLayout::Together => Layout::Together,
+            TrajectoryLayout::PerReplica => Layout::PerReplica,
+        },
+        overwrite,
+        first_step: config.trajectory_every,
+        ..TrajectoryOptions::new(path, config.trajectory_every, dt)
+    }
 }
 
 fn trajectory(
@@ -129,18 +161,17 @@ fn trajectory(
     overwrite: bool,
     lengths: Option<&[FileLength]>,
 ) -> Result<TrajectoryWriter> {
-    let dt = if config.units == UnitSystem::Si { config.dt } else { 0.0 };
-    let options = TrajectoryOptions {
-        format: Some(config.trajectory_format.clone()),
-        layout: match config.trajectory_layout {
-            TrajectoryLayout::Together => Layout::Together,
-            TrajectoryLayout::PerReplica => Layout::PerReplica,
-        },
-        overwrite,
-        first_step: config.trajectory_every,
-        ..TrajectoryOptions::new(&names.trajectory, config.trajectory_every, dt)
-    };
-    // Files are numbered within their set: at one temperature of an exchange, by copy.
+    let options = options(config, &names.trajectory, overwrite);
+    let part = written_batch(config, batch, written, members)?;
+    Ok(match lengths {
+        Some(lengths) => TrajectoryWriter::resume(&options, &part, lengths)?,
+        None => TrajectoryWriter::create(&options, &part)?,
+    })
+}
+
+/// What the trajectory holds of the members of a set. Files are numbered within their set: at one temperature of an exchange,
+/// by copy.
+pub(super) fn written_batch(config: &RunConfig, batch: &Batch, written: Option<&Written>, members: &[usize]) -> Result<Batch> {
     let whole = |r: usize| batch.system(r).clone();
     let systems = match written {
         None => members.iter().map(|&r| whole(r)).collect(),
@@ -159,11 +190,8 @@ fn trajectory(
             members.iter().map(|&r| part(r)).collect()
         }
     };
-    let part = Batch::new(systems, (0..members.len() as u32).collect())?;
-    Ok(match lengths {
-        Some(lengths) => TrajectoryWriter::resume(&options, &part, lengths)?,
-        None => TrajectoryWriter::create(&options, &part)?,
-    })
+    let first = first_member(config, batch.id(0) as usize) as u32;
+    Ok(Batch::new(systems, (first..first + members.len() as u32).collect())?)
 }
 
 impl Set {

@@ -276,23 +276,27 @@ pub(super) fn written_atoms(frames: &[Frame], config: &RunConfig) -> Result<Opti
     let selection: Selection = text.parse().map_err(wrong)?;
     let chosen: Vec<Arc<[usize]>> =
         frames.iter().map(|f| selection.atoms(f).map(Arc::from)).collect::<crate::io::Result<_>>().map_err(wrong)?;
-    Ok(Some(replicas(&config.sampling, frames.len()).into_iter().map(|f| chosen[f].clone()).collect()))
+    Ok(Some(share(config, frames.len())?.frames.into_iter().map(|f| chosen[f].clone()).collect()))
 }
 
-/// Moves every start structure downhill.
+/// Moves every start structure that is used downhill.
 ///
 /// # Errors
 /// Where a structure cannot be relaxed; structures that only did not converge are warned of.
 pub(super) fn relax(
     frames: &mut [Frame],
+    config: &RunConfig,
     provider: &dyn ForceProvider,
     dtype: DType,
     pool: &rayon::ThreadPool,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let jobs: Vec<_> = frames.iter().map(|f| (f.system.clone(), f.positions.clone())).collect();
+    let mut used = share(config, frames.len())?.frames;
+    used.sort_unstable();
+    used.dedup();
+    let jobs: Vec<_> = used.iter().map(|&f| (frames[f].system.clone(), frames[f].positions.clone())).collect();
     let options = RelaxOptions { dtype, ..RelaxOptions::default() };
-    let mut results = Vec::with_capacity(frames.len());
+    let mut results = Vec::with_capacity(used.len());
     let collect = |_, result| results.push(result);
     // A provider belongs to one thread; its fork moves into the pool.
     let fork = provider.fork()?;
@@ -300,18 +304,39 @@ pub(super) fn relax(
     if tally.unfinished + tally.stalled > 0 {
         warnings.push(format!("{} of {} start structures are not fully relaxed", tally.unfinished + tally.stalled, tally.taken));
     }
-    for (frame, result) in frames.iter_mut().zip(results) {
-        frame.positions = result?.positions;
+    for (f, result) in used.into_iter().zip(results) {
+        frames[f].positions = result?.positions;
     }
     Ok(())
 }
 
-/// Number of replicas of a run and, for each, its start structure.
-fn replicas(sampling: &Sampling, frames: usize) -> Vec<usize> {
-    match sampling {
-        Sampling::Constant { replicas, .. } => (0..frames * replicas).map(|r| r / replicas).collect(),
-        Sampling::Exchange { temperatures, copies, .. } => (0..temperatures.len() * copies).map(|r| r % frames).collect(),
+/// The replicas that run here.
+pub(super) struct Share {
+    /// Number of the first one among all replicas.
+    pub(super) first: usize,
+    /// All replicas, wherever they run.
+    pub(super) total: usize,
+    /// Start structure of each replica that runs here.
+    pub(super) frames: Vec<usize>,
+}
+
+/// Which replicas run here, and from which of `frames` start structures.
+///
+/// # Errors
+/// Where there are not as many replicas as the range says.
+pub(super) fn share(config: &RunConfig, frames: usize) -> Result<Share> {
+    let (total, frame): (usize, Box<dyn Fn(usize) -> usize>) = match &config.sampling {
+        Sampling::Constant { replicas, .. } => (frames * replicas, Box::new(|r| r / replicas)),
+        Sampling::Exchange { temperatures, copies, .. } => (temperatures.len() * copies, Box::new(|r| r % frames)),
+    };
+    let range = config.replica_range.clone().unwrap_or(0..total);
+    if range.end > total {
+        return usage(format!(
+            "--replica-range {}..{}, but the run has {total} replicas in all; --replicas or --copies is the number of all, wherever they run",
+            range.start, range.end
+        ));
     }
+    Ok(Share { first: range.start, total, frames: range.map(frame).collect() })
 }
 
 /// All replicas at step 0, with velocities at their temperatures. Where there are `starts`, replicas begin at them in turn.
@@ -320,17 +345,17 @@ fn replicas(sampling: &Sampling, frames: usize) -> Vec<usize> {
 /// Where there are too many, or structures differ that must not.
 pub(super) fn replicate(frames: &[Frame], starts: &[Vec<f64>], config: &RunConfig, dtype: DType, seed: u64) -> Result<(Batch, State)> {
     let most = frames.iter().map(Frame::len).max().unwrap_or(1).max(1);
-    let which = replicas(&config.sampling, frames.len());
+    let Share { first, frames: which, .. } = share(config, frames.len())?;
     if which.len().saturating_mul(6 * most) > MOST_COORDINATES {
         return usage(format!("{} replicas of up to {most} atoms are more than fit into memory; run fewer at a time", which.len()));
     }
     if matches!(config.sampling, Sampling::Exchange { .. }) && frames.iter().any(|f| !Arc::ptr_eq(&f.system, &frames[0].system)) {
         return usage("replica exchange needs one molecule, but the start structures differ; choose others with --frames");
     }
-    let batch = Batch::new(which.iter().map(|&f| frames[f].system.clone()).collect(), (0..which.len() as u32).collect())?;
+    let batch = Batch::new(which.iter().map(|&f| frames[f].system.clone()).collect(), (first as u32..(first + which.len()) as u32).collect())?;
     let start = |(r, &f): (usize, &usize)| match starts.len() {
         0 => frames[f].positions.iter().copied(),
-        n => starts[r % n].iter().copied(),
+        n => starts[(first + r) % n].iter().copied(),
     };
     let positions: Vec<f64> = which.iter().enumerate().flat_map(start).collect();
     let mut state = State::at_rest(&batch, &positions, dtype)?;
@@ -342,7 +367,7 @@ pub(super) fn replicate(frames: &[Frame], starts: &[Vec<f64>], config: &RunConfi
     };
     let temperatures = config.sampling.temperatures();
     for (r, kt) in state.kt.iter_mut().enumerate() {
-        *kt = config.kt(temperatures[r % temperatures.len()]);
+        *kt = config.kt(temperatures[(first + r) % temperatures.len()]);
     }
     if config.integrator.has_velocities() {
         draw_velocities(&batch, &mut state, Noise::new(seed), removes_drift_at_start(config));
