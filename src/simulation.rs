@@ -20,8 +20,8 @@ use crate::report::progress::Progress;
 use crate::report::summary::{DivergenceSummary, ExchangeSummary, OutsideSummary, PairSummary, SetSummary, Summary, plural};
 use crate::runtime::{Outcome, Runtime, print};
 use crate::signals::Interrupt;
-pub use merge::merge;
 use bias::Biasing;
+pub use merge::merge;
 use outputs::{Set, Written};
 use scorefield_integrators::dynamics::kinetic_temperature;
 use scorefield_integrators::{
@@ -162,7 +162,7 @@ impl Simulation {
         }
         saved.check_machine(directory)?;
         check_global(&saved, runtime)?;
-        let mut settings = merge(&saved.header.settings, flags)?;
+        let mut settings = merge_settings(&saved.header.settings, flags)?;
         settings.run_mut().out = Some(directory.to_owned());
         let loaded = start::load(settings.run(), runtime.quiet)?;
         settings.complete(&loaded.subject)?;
@@ -221,11 +221,16 @@ impl Simulation {
         let free_energy = free_energy(&config, &batch, header.replicas);
         let (first, here) = (batch.id(0) as usize, batch.replicas());
         let bias = (!config.cv.is_empty() || !config.bias.is_empty())
-            .then(|| Bias::new(&config.cv, &config.bias, config.units, first..first + here).map_err(|e| Error::Usage(format!("--bias: {e}"))))
+            .then(|| {
+                Bias::new(&config.cv, &config.bias, config.units, first..first + here).map_err(|e| Error::Usage(format!("--bias: {e}")))
+            })
             .transpose()?
             .map(Arc::new);
         if let Some(windows) = config.bias.iter().map(|b| b.windows()).max().filter(|&w| w > header.replicas) {
-            return usage(format!("--bias umbrella:… has {windows} windows, but there are {} replicas; use --replicas {windows}", header.replicas));
+            return usage(format!(
+                "--bias umbrella:… has {windows} windows, but there are {} replicas; use --replicas {windows}",
+                header.replicas
+            ));
         }
         let provider = match &bias {
             Some(bias) if !config.bias.is_empty() => {
@@ -445,9 +450,17 @@ impl Simulation {
         let check = config.guard.check_every;
         let block = (step / check).saturating_add(checks).saturating_mul(check);
         let bias = self.biasing.as_ref().map_or(u64::MAX, |b| b.next(step));
-        [config.steps, block, bias, after(exchange), after(config.log_every), after(config.trajectory_every), after(config.checkpoint_every)]
-            .into_iter()
-            .fold(u64::MAX, u64::min)
+        [
+            config.steps,
+            block,
+            bias,
+            after(exchange),
+            after(config.log_every),
+            after(config.trajectory_every),
+            after(config.checkpoint_every),
+        ]
+        .into_iter()
+        .fold(u64::MAX, u64::min)
     }
 
     fn update_members(&mut self) {
@@ -515,7 +528,8 @@ impl Simulation {
 
     fn note_divergences(&mut self, runtime: &Runtime) {
         for d in self.ensemble.take_divergences() {
-            let did = if self.ensemble.is_frozen((d.replica - self.ensemble.batch().id(0)) as usize) { "is frozen" } else { "goes back to" };
+            let did =
+                if self.ensemble.is_frozen((d.replica - self.ensemble.batch().id(0)) as usize) { "is frozen" } else { "goes back to" };
             runtime.warn(format_args!(
                 "replica {} left every sensible range at step {} ({}); it {did} its last good state",
                 d.replica, d.step, d.what
@@ -666,9 +680,9 @@ impl Simulation {
             command: self.header.settings.command(),
             model: self.model.clone(),
             integrator: self.config.integrator.name(),
-            acceptance: self.acceptance.or_else(|| {
-                self.ensemble.acceptance().filter(|a| a.tried > 0).map(|a| a.accepted as f64 / a.tried as f64)
-            }),
+            acceptance: self
+                .acceptance
+                .or_else(|| self.ensemble.acceptance().filter(|a| a.tried > 0).map(|a| a.accepted as f64 / a.tried as f64)),
             units: self.config.units,
             device: self.device.as_ref().map_or("cpu", Device::name).to_owned(),
             isa: simd::current_isa().name(),
@@ -711,7 +725,9 @@ fn free_energy(config: &RunConfig, batch: &Batch, all: usize) -> Option<FreeEner
     };
     batch.uniform_atoms()?;
     // Under a bias counts without weights would be of no temperature.
-    (config.units == UnitSystem::Si && config.log_every > 0 && config.bias.is_empty()).then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas)).flatten()
+    (config.units == UnitSystem::Si && config.log_every > 0 && config.bias.is_empty())
+        .then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas))
+        .flatten()
 }
 
 /// The device that the settings name, where it is not the host; before anything is written.
@@ -761,7 +777,7 @@ fn remove(path: &Path) -> Result<()> {
 const MAY_CHANGE: [&str; 6] = ["device", "steps", "time", "checkpoint-every", "checkpoint-minutes", "summary"];
 
 /// The settings of a resumed run: as recorded, but for what may change.
-fn merge(recorded: &RunSettings, mut flags: RunSettings) -> Result<RunSettings> {
+fn merge_settings(recorded: &RunSettings, mut flags: RunSettings) -> Result<RunSettings> {
     if recorded.command() != flags.command() {
         return usage(format!("the run was made by `scorefield {}`; resume it with that command", recorded.command()));
     }

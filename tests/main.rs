@@ -1,5 +1,6 @@
 //! All tests of the program from outside, one module per topic: one binary links once.
 
+mod bias;
 mod cli;
 mod conformers;
 mod consistency;
@@ -11,6 +12,7 @@ mod molecules;
 mod peers;
 mod physics;
 mod restart;
+mod sharding;
 mod support;
 mod tools;
 mod train;

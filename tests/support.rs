@@ -49,7 +49,8 @@ pub(crate) fn fail(args: &[&str], code: i32, parts: &[&str]) {
 
 /// Contents of the files of a run that must be the same bytes however it was cut into pieces.
 pub(crate) fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
-    let kept = |name: &str| ["log", "trajectory", "free-energy", "structure", "colvar", "hills", "bias"].iter().any(|p| name.starts_with(p));
+    let kept =
+        |name: &str| ["log", "trajectory", "free-energy", "structure", "colvar", "hills", "bias"].iter().any(|p| name.starts_with(p));
     std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap())

@@ -111,7 +111,10 @@ mod tests {
         let free = from_weights(&[1.0, 0.0, std::f64::consts::E]);
         assert!((free[0] - 1.0).abs() < 1e-15 && free[1].is_nan() && free[2] == 0.0);
         let bins = Bins::new(-1.0, 1.0, 4);
-        assert_eq!([-1.0, -0.4, 0.99, 1.0, 1.1, -1.1, f64::NAN].map(|x| bins.of(x)), [Some(0), Some(1), Some(3), Some(3), None, None, None]);
+        assert_eq!(
+            [-1.0, -0.4, 0.99, 1.0, 1.1, -1.1, f64::NAN].map(|x| bins.of(x)),
+            [Some(0), Some(1), Some(3), Some(3), None, None, None]
+        );
         assert_eq!(bins.centre(0), -0.75);
     }
 }

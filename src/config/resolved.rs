@@ -340,13 +340,17 @@ impl RunSettings {
         for bias in &biases {
             let hills = matches!(bias, BiasSpec::Metadynamics { .. });
             if matches!(sampling, Sampling::Exchange { .. }) && (hills || bias.windows() > 1) {
-                return usage("replica exchange compares energies, which are of one kind only where all replicas have one bias: use --bias harmonic:…, or `simulate`");
+                return usage(
+                    "replica exchange compares energies, which are of one kind only where all replicas have one bias: use --bias harmonic:…, or `simulate`",
+                );
             }
             if hills && sampling.temperatures().iter().any(|&t| t == 0.0) {
                 return usage("--bias metadynamics:… needs a --temperature above zero, which says how high hills are");
             }
             if matches!(bias, BiasSpec::Metadynamics { shared: true, .. }) && run.replica_range.is_some() {
-                return usage("--bias metadynamics:…,shared=true couples all replicas, so that they must run together; leave --replica-range out");
+                return usage(
+                    "--bias metadynamics:…,shared=true couples all replicas, so that they must run together; leave --replica-range out",
+                );
             }
         }
         Ok(biases)

@@ -160,13 +160,7 @@ impl RawFrames {
 }
 
 /// Reads frames and writes them again.
-fn again(
-    parts: &[Part],
-    options: &TrajectoryOptions,
-    batch: &Batch,
-    dt: f64,
-    uneven: &dyn Fn(&Part) -> Result<()>,
-) -> Result<()> {
+fn again(parts: &[Part], options: &TrajectoryOptions, batch: &Batch, dt: f64, uneven: &dyn Fn(&Part) -> Result<()>) -> Result<()> {
     let read = ReadOptions { format: options.format.clone(), ..ReadOptions::default() };
     let mut streams = Vec::with_capacity(parts.len());
     for part in parts {

@@ -73,7 +73,11 @@ impl Biasing {
             tables.push((out.join(hills_file(term)), all));
         }
         if let Some(lengths) = lengths.filter(|l| l.len() != tables.len()) {
-            return Err(Error::Run(format!("the checkpoint records {} tables of variables and hills, but the run has {}", lengths.len(), tables.len())));
+            return Err(Error::Run(format!(
+                "the checkpoint records {} tables of variables and hills, but the run has {}",
+                lengths.len(),
+                tables.len()
+            )));
         }
         let mut open = tables.iter().enumerate().map(|(k, (path, columns))| {
             let columns: Vec<&str> = columns.iter().map(String::as_str).collect();

@@ -326,7 +326,7 @@ pub(super) struct Share {
 /// Where there are not as many replicas as the range says.
 pub(super) fn share(config: &RunConfig, frames: usize) -> Result<Share> {
     let (total, frame): (usize, Box<dyn Fn(usize) -> usize>) = match &config.sampling {
-        Sampling::Constant { replicas, .. } => (frames * replicas, Box::new(|r| r / replicas)),
+        &Sampling::Constant { replicas, .. } => (frames * replicas, Box::new(move |r| r / replicas)),
         Sampling::Exchange { temperatures, copies, .. } => (temperatures.len() * copies, Box::new(|r| r % frames)),
     };
     let range = config.replica_range.clone().unwrap_or(0..total);
@@ -352,7 +352,8 @@ pub(super) fn replicate(frames: &[Frame], starts: &[Vec<f64>], config: &RunConfi
     if matches!(config.sampling, Sampling::Exchange { .. }) && frames.iter().any(|f| !Arc::ptr_eq(&f.system, &frames[0].system)) {
         return usage("replica exchange needs one molecule, but the start structures differ; choose others with --frames");
     }
-    let batch = Batch::new(which.iter().map(|&f| frames[f].system.clone()).collect(), (first as u32..(first + which.len()) as u32).collect())?;
+    let batch =
+        Batch::new(which.iter().map(|&f| frames[f].system.clone()).collect(), (first as u32..(first + which.len()) as u32).collect())?;
     let start = |(r, &f): (usize, &usize)| match starts.len() {
         0 => frames[f].positions.iter().copied(),
         n => starts[(first + r) % n].iter().copied(),

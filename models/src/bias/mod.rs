@@ -113,9 +113,7 @@ impl Bias {
         let surfaces = terms
             .iter()
             .filter_map(|term| match term {
-                Term::Hills(hills) => {
-                    Some(vec![Surface::new(hills.axes.clone()); if hills.shared { 1 } else { replicas.len() }])
-                }
+                Term::Hills(hills) => Some(vec![Surface::new(hills.axes.clone()); if hills.shared { 1 } else { replicas.len() }]),
                 Term::Spring(_) => None,
             })
             .collect();

@@ -149,7 +149,11 @@ impl BiasSpec {
                         };
                         reader.value(what, one)
                     };
-                    axes.push(axis(&variables[k], of("width", width)?, [("from", from), ("to", to)].map(|(what, l)| l.as_ref().map(|l| of(what, l))))?);
+                    axes.push(axis(
+                        &variables[k],
+                        of("width", width)?,
+                        [("from", from), ("to", to)].map(|(what, l)| l.as_ref().map(|l| of(what, l))),
+                    )?);
                 }
                 if axes.iter().map(|a| a.nodes).product::<usize>() > MOST_NODES {
                     return Err(Error::parameter(name, "width", "too small", "the grid would be larger than memory; use broader hills"));

@@ -153,10 +153,7 @@ impl Surface {
             let (t2, h) = (t * t, axis.step);
             let slope = if inside { 1.0 / h } else { 0.0 };
             basis[d] = [
-                [
-                    [(2.0 * t - 3.0) * t2 + 1.0, 6.0 * (t2 - t) * slope],
-                    [((t - 2.0) * t2 + t) * h, (3.0 * t2 - 4.0 * t + 1.0) * h * slope],
-                ],
+                [[(2.0 * t - 3.0) * t2 + 1.0, 6.0 * (t2 - t) * slope], [((t - 2.0) * t2 + t) * h, (3.0 * t2 - 4.0 * t + 1.0) * h * slope]],
                 [[(3.0 - 2.0 * t) * t2, 6.0 * (t - t2) * slope], [(t - 1.0) * t2 * h, (3.0 * t2 - 2.0 * t) * h * slope]],
             ];
         }

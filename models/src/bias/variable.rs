@@ -126,7 +126,9 @@ impl Variable {
         }
         match self.measure {
             Measure::Coordinate(_, axis) if !system.axes[axis] => fail(format!("{} has no such axis", system.name)),
-            Measure::Angle(_) | Measure::Dihedral(_) if system.axes != [true; 3] => fail(format!("{} has fewer than three axes", system.name)),
+            Measure::Angle(_) | Measure::Dihedral(_) if system.axes != [true; 3] => {
+                fail(format!("{} has fewer than three axes", system.name))
+            }
             _ => Ok(()),
         }
     }
