@@ -10,6 +10,7 @@ mod outputs;
 mod start;
 
 use crate::analysis::statistics::block_average_of;
+use crate::bridge::{Plumed, PlumedSettings};
 use crate::checkpoint::{Checkpoint, FILE, Fnv, Header};
 use crate::config::{RunConfig, RunSettings, Sampling, Subject};
 use crate::error::{Error, Result, usage};
@@ -178,7 +179,7 @@ impl Simulation {
         let files = std::mem::take(&mut saved.header.files);
         let tables = std::mem::take(&mut saved.header.tables);
         let dtype = saved.dtype();
-        let remote = loaded.remote;
+        let remote = loaded.remote || config.plumed.is_some();
         let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |_, _, _| Ok(Vec::new()))?;
         simulation.restore(saved, directory, remote, runtime)?;
         // Files are cut only after everything else was found to fit.
@@ -237,6 +238,21 @@ impl Simulation {
                 Box::new(Biased::new(loaded.provider, bias.clone()).map_err(|e| Error::Usage(format!("--bias: {e}")))?)
             }
             _ => loaded.provider,
+        };
+        let provider: Box<dyn ForceProvider> = match &config.plumed {
+            Some(input) => {
+                let settings = PlumedSettings {
+                    input: input.clone(),
+                    directory: config.out.clone(),
+                    dt: config.dt,
+                    kt: config.kt(config.sampling.temperatures()[0]),
+                    units: config.units,
+                    replicas: header.replicas,
+                    begin: header.step,
+                };
+                Box::new(Plumed::new(provider, settings).map_err(|e| Error::Usage(format!("--plumed: {e}")))?)
+            }
+            None => provider,
         };
         let biasing = bias.map(|bias| Biasing::new(bias, &config));
         let (provider, pool) = (&*provider, runtime.pool.clone());
@@ -323,9 +339,9 @@ impl Simulation {
     fn check_forces(&self, replicas: Range<usize>, saved: &Header, directory: &Path, remote: bool, runtime: &Runtime) -> Result<()> {
         let same = self.forces_hash(replicas) == saved.forces;
         if !same && remote {
-            // Other programs may have states of their own, such as the last wave function.
+            // Other programs may have states of their own, such as the last wave function or hills in files.
             runtime
-                .warn("the clients give other forces than when the run was interrupted, if only in the last digits; it goes on with these");
+                .warn("other programs give other forces than when the run was interrupted, if only in the last digits; it goes on with these");
         } else if !same {
             let what = format!(
                 "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",

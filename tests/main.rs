@@ -11,6 +11,7 @@ mod generation;
 mod molecules;
 mod peers;
 mod physics;
+mod plumed;
 mod restart;
 mod sharding;
 mod support;

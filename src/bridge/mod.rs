@@ -4,11 +4,14 @@
 //! the wire are in atomic units (bohr, hartree) and cells have their vectors in columns; [`Forces`] is the only place that
 //! converts. The peer is not trusted: lengths are checked before memory is reserved, and what is not understood is an error.
 //!
+//! [`Plumed`] puts the biases of PLUMED on any provider.
+//!
 //! [`Remote`] is the other side: a force provider whose forces come from the clients of a [`Server`].
 
 mod client;
 mod driver;
 mod forces;
+mod plumed;
 mod remote;
 mod server;
 #[cfg(test)]
@@ -21,6 +24,7 @@ mod wire;
 
 pub use driver::{Driver, End, Report};
 pub use forces::{Forces, Structure};
+pub use plumed::{Plumed, PlumedSettings};
 pub use remote::Remote;
 pub use server::{Server, ServerError, ServerOptions};
 pub use transport::Address;

@@ -132,6 +132,9 @@ pub struct RunFlags {
     /// 'metadynamics:cv=phi;psi,height=1.2 kJ/mol,width=20 deg,every=500,factor=8', with shared=true for one surface of all replicas
     #[arg(long, value_name = "BIAS", help_heading = "Bias")]
     pub bias: Option<Vec<String>>,
+    /// Input of PLUMED, whose kernel is where PLUMED_KERNEL says; `{replica}` in it is the number of the replica
+    #[arg(long, value_name = "FILE", help_heading = "Bias")]
+    pub plumed: Option<PathBuf>,
     /// Steps between rows of colvar.csv, 0 for none [default: as of the log]
     #[arg(long, value_name = "N", help_heading = "Bias")]
     pub colvar_every: Option<u64>,

@@ -113,6 +113,8 @@ pub struct RunConfig {
     pub cv: Vec<String>,
     /// Biases on them.
     pub bias: Vec<BiasSpec>,
+    /// Input of PLUMED.
+    pub plumed: Option<PathBuf>,
     /// Steps between rows of the table of variables; 0 for none.
     pub colvar_every: u64,
     /// The replicas that run here, where the others run elsewhere.
@@ -288,6 +290,17 @@ impl RunSettings {
             }
         }
         let bias = self.biases(&sampling)?;
+        if run.plumed.is_some() {
+            if run.device.is_some_and(|d| d != DeviceSpec::Cpu) {
+                return usage("--plumed has no kernels for devices; use --device cpu");
+            }
+            if matches!(integrator, IntegratorSpec::Metropolis(_)) {
+                return usage(format!("--plumed hears of every evaluation as a step, but {name} has trial moves and a Metropolis test; use for example baoab"));
+            }
+            if matches!(sampling, Sampling::Exchange { .. }) {
+                return usage("--plumed and replica exchange do not go together here; use `simulate`");
+            }
+        }
         let check_every = nonzero("--check-every", run.check_every.unwrap_or(100))?;
         let minutes = run.checkpoint_minutes.unwrap_or(0.0);
         if !(0.0..=1e6).contains(&minutes) {
@@ -304,6 +317,7 @@ impl RunSettings {
             steps: nonzero("--steps", run.steps.unwrap_or(0))?,
             cv: run.cv.clone().unwrap_or_default(),
             bias,
+            plumed: run.plumed.clone(),
             colvar_every: run.colvar_every.unwrap_or(0),
             replica_range: run.replica_range.as_deref().map(|text| replica_range(text, &sampling)).transpose()?,
             sampling,

@@ -186,6 +186,9 @@ impl Simulation {
         let mut settings = first.saved.header.settings.clone();
         let run = settings.run_mut();
         (run.replica_range, run.summary, run.out) = (None, None, Some(out.to_owned()));
+        if settings.run().plumed.is_some() {
+            return usage("--plumed has files of its own that cannot be joined; keep the parts as they are");
+        }
         let loaded = start::load(settings.run(), runtime.quiet)?;
         settings.complete(&loaded.subject)?;
         let (mut config, _) = settings.resolve(&loaded.subject)?;
@@ -230,7 +233,11 @@ impl Simulation {
             simulation.header.tables.push(length_of(&to)?);
         }
         simulation.write_config()?;
-        simulation.write_structure(runtime);
+        // The first structure of the run is that of the first part.
+        let structure = first.directory.join(super::STRUCTURE_FILE);
+        if structure.exists() {
+            copy(&structure, directory)?;
+        }
         simulation.write_checkpoint()?;
         Ok(simulation)
     }

@@ -100,6 +100,9 @@ pub(super) fn load(run: &RunFlags, quiet: bool) -> Result<Loaded> {
         frames.push(frame);
         starts = toy.trained.as_ref().map(|t| t.starts.clone()).unwrap_or_default();
     }
+    if let Some(plumed) = &run.plumed {
+        inputs.push(InputFile::of(plumed)?);
+    }
     let domain = built.toy.as_ref().and_then(|t| t.trained.as_ref()).and_then(|t| t.domain.clone());
     let subject = subject(&built, built_in);
     if subject.units == UnitSystem::Si {
