@@ -28,7 +28,7 @@ use scorefield_integrators::dynamics::kinetic_temperature;
 use scorefield_integrators::{
     Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, State, UnitSystem, Want, simd,
 };
-use scorefield_models::bias::{Bias, Biased};
+use scorefield_models::bias::Biased;
 use scorefield_models::scoremd::domain::Domain;
 use start::Loaded;
 pub(crate) use start::own_system;
@@ -131,6 +131,12 @@ impl Simulation {
         let (config, warnings) = settings.resolve(&loaded.subject)?;
         warnings.iter().for_each(|w| runtime.warn(w));
         let device = open_device(&config, &*loaded.provider)?;
+        let all = start::share(&config, loaded.frames.len())?.total;
+        if let Some(windows) = config.bias.iter().map(|b| b.windows()).max().filter(|&w| w > all) {
+            return usage(format!("--bias umbrella:… has {windows} windows, but there are {all} replicas; use --replicas {windows}"));
+        }
+        // What is wrong with biases is said before anything is written.
+        start::bias(&config, 0..1)?;
         prepare_directory(&config.out, overwrite)?;
         let dtype = runtime.dtype.unwrap_or_default();
         let mut header = Header::new(settings, runtime.seed, loaded.inputs.clone());
@@ -221,18 +227,7 @@ impl Simulation {
         let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
         let free_energy = free_energy(&config, &batch, header.replicas);
         let (first, here) = (batch.id(0) as usize, batch.replicas());
-        let bias = (!config.cv.is_empty() || !config.bias.is_empty())
-            .then(|| {
-                Bias::new(&config.cv, &config.bias, config.units, first..first + here).map_err(|e| Error::Usage(format!("--bias: {e}")))
-            })
-            .transpose()?
-            .map(Arc::new);
-        if let Some(windows) = config.bias.iter().map(|b| b.windows()).max().filter(|&w| w > header.replicas) {
-            return usage(format!(
-                "--bias umbrella:… has {windows} windows, but there are {} replicas; use --replicas {windows}",
-                header.replicas
-            ));
-        }
+        let bias = start::bias(&config, first..first + here)?.map(Arc::new);
         let provider = match &bias {
             Some(bias) if !config.bias.is_empty() => {
                 Box::new(Biased::new(loaded.provider, bias.clone()).map_err(|e| Error::Usage(format!("--bias: {e}")))?)
@@ -340,8 +335,9 @@ impl Simulation {
         let same = self.forces_hash(replicas) == saved.forces;
         if !same && remote {
             // Other programs may have states of their own, such as the last wave function or hills in files.
-            runtime
-                .warn("other programs give other forces than when the run was interrupted, if only in the last digits; it goes on with these");
+            runtime.warn(
+                "other programs give other forces than when the run was interrupted, if only in the last digits; it goes on with these",
+            );
         } else if !same {
             let what = format!(
                 "{} gives other forces than when the run was interrupted: the model, its files or this program changed (the run was made with version {})",

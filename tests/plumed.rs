@@ -24,7 +24,14 @@ impl Mock {
         let directory = tempdir().unwrap();
         let kernel = directory.path().join("libplumedKernel.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plumed_kernel.c");
-        let out = Command::new("cc").args(["-std=c99", "-O1", "-shared", "-fPIC"]).arg(source).arg("-o").arg(&kernel).arg("-lm").output().unwrap();
+        let out = Command::new("cc")
+            .args(["-std=c99", "-O1", "-shared", "-fPIC"])
+            .arg(source)
+            .arg("-o")
+            .arg(&kernel)
+            .arg("-lm")
+            .output()
+            .unwrap();
         assert!(out.status.success(), "{}", error(&out));
         std::fs::write(directory.path().join("plumed.dat"), "SPRING K=400 R0=0.5 FILE=COLVAR.{replica}\n").unwrap();
         Some(Mock { directory, kernel })
@@ -61,9 +68,21 @@ fn commands_come_in_order_and_steps_once() {
         let lines = of(&log, id);
         let number = lines.iter().find_map(|l| l.strip_prefix("setPlumedDat COLVAR.")).unwrap().to_owned();
         let setup = [
-            "getApiVersion", "setRealPrecision 8", "setMDEnergyUnits 1", "setMDLengthUnits 1", "setMDTimeUnits 1", "setMDMassUnits 1",
-            "setMDChargeUnits 1", &format!("setPlumedDat COLVAR.{number}"), "setNatoms 22", "setMDEngine", "setLogFile", "setTimestep 0.002",
-            "setKbT 2.49434", "setRestart 0", "init",
+            "getApiVersion",
+            "setRealPrecision 8",
+            "setMDEnergyUnits 1",
+            "setMDLengthUnits 1",
+            "setMDTimeUnits 1",
+            "setMDMassUnits 1",
+            "setMDChargeUnits 1",
+            &format!("setPlumedDat COLVAR.{number}"),
+            "setNatoms 22",
+            "setMDEngine",
+            "setLogFile",
+            "setTimestep 0.002",
+            "setKbT 2.49434",
+            "setRestart 0",
+            "init",
         ];
         assert_eq!(lines[..setup.len()], setup);
         replicas.push(number);

@@ -6,7 +6,8 @@
 
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::{
-    Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Result as ContractResult, UnitSystem, Want,
+    Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Result as ContractResult, UnitSystem,
+    Want,
 };
 use scorefield_models::combine::joined;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names the kernel, as for PLUMED's own programs.
-pub const KERNEL_VARIABLE: &str = "PLUMED_KERNEL";
+const KERNEL_VARIABLE: &str = "PLUMED_KERNEL";
 /// Where the dynamic linker looks for it otherwise.
 const KERNEL: &str = "libplumedKernel.so";
 /// What stands for the number of a replica in the input.

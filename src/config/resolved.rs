@@ -295,7 +295,9 @@ impl RunSettings {
                 return usage("--plumed has no kernels for devices; use --device cpu");
             }
             if matches!(integrator, IntegratorSpec::Metropolis(_)) {
-                return usage(format!("--plumed hears of every evaluation as a step, but {name} has trial moves and a Metropolis test; use for example baoab"));
+                return usage(format!(
+                    "--plumed hears of every evaluation as a step, but {name} has trial moves and a Metropolis test; use for example baoab"
+                ));
             }
             if matches!(sampling, Sampling::Exchange { .. }) {
                 return usage("--plumed and replica exchange do not go together here; use `simulate`");

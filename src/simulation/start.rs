@@ -8,9 +8,11 @@ use scorefield_integrators::dynamics::draw_velocities;
 use scorefield_integrators::relax::{RelaxOptions, RelaxSpec, relax_all};
 use scorefield_integrators::state::Cell;
 use scorefield_integrators::{Batch, DType, ForceProvider, Noise, State, System, UnitSystem};
+use scorefield_models::bias::Bias;
 use scorefield_models::mechanics::Mechanics;
 use scorefield_models::scoremd::domain::Domain;
 use scorefield_models::{Built, ProviderSpec, Toy, parse_spec};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -321,6 +323,20 @@ pub(super) struct Share {
     pub(super) total: usize,
     /// Start structure of each replica that runs here.
     pub(super) frames: Vec<usize>,
+}
+
+/// The biases of the settings for replicas of these numbers, where there are variables or biases.
+///
+/// # Errors
+/// Where they cannot be understood.
+pub(super) fn bias(config: &RunConfig, replicas: Range<usize>) -> Result<Option<Bias>> {
+    if config.cv.is_empty() && config.bias.is_empty() {
+        return Ok(None);
+    }
+    match Bias::new(&config.cv, &config.bias, config.units, replicas) {
+        Ok(bias) => Ok(Some(bias)),
+        Err(e) => usage(format!("--bias: {e}")),
+    }
 }
 
 /// Which replicas run here, and from which of `frames` start structures.
