@@ -149,13 +149,12 @@ impl BiasSpec {
                         };
                         reader.value(what, one)
                     };
-                    axes.push(axis(
-                        &variables[k],
-                        of("width", width)?,
-                        [("from", from), ("to", to)].map(|(what, l)| l.as_ref().map(|l| of(what, l))),
-                    )?);
+                    // Dihedrals go round: what one end says is for the other variables.
+                    let open = variables[k].period().is_none();
+                    let ends = [("from", from), ("to", to)].map(|(what, l)| l.as_ref().filter(|_| open).map(|l| of(what, l)));
+                    axes.push(axis(&variables[k], of("width", width)?, ends)?);
                 }
-                if axes.iter().map(|a| a.nodes).product::<usize>() > MOST_NODES {
+                if axes.iter().map(|a| a.nodes as f64).product::<f64>() > MOST_NODES as f64 {
                     return Err(Error::parameter(name, "width", "too small", "the grid would be larger than memory; use broader hills"));
                 }
                 Ok(Term::Hills(Metadynamics { variables: which, axes: axes.into(), height, factor, every: *every, shared: *shared }))
