@@ -63,7 +63,8 @@ pub struct Plumed {
     kernel: Arc<Kernel>,
     settings: Arc<PlumedSettings>,
     input: Arc<str>,
-    replicas: Vec<Replica>,
+    /// One for each replica, from its first step on.
+    replicas: Vec<Option<Replica>>,
 }
 
 /// One PLUMED.
@@ -71,9 +72,8 @@ struct Replica {
     handle: Handle,
     /// The step it was told last; none before its first.
     step: Option<u64>,
-    /// Whether this evaluation is of a new step, and whether PLUMED takes part in it.
+    /// Whether this evaluation is of a new step.
     is_new: bool,
-    takes_part: bool,
     masses: Vec<f64>,
     positions: Vec<f64>,
     forces: Vec<f64>,
@@ -229,7 +229,6 @@ impl Replica {
             handle,
             step: None,
             is_new: false,
-            takes_part: false,
             masses: system.masses.clone(),
             positions: vec![0.0; 3 * n],
             forces: vec![0.0; 3 * n],
@@ -239,21 +238,13 @@ impl Replica {
     }
 
     /// Takes up positions and tells PLUMED of them; true where it needs the energy.
-    fn prepare(&mut self, settings: &PlumedSettings, input: &Input<'_>, b: usize) -> bool {
+    fn prepare(&mut self, clock: u64, input: &Input<'_>, b: usize) -> bool {
         let range = input.batch.range3(b);
         let mut moved = false;
         for (to, k) in self.positions.iter_mut().zip(range) {
             let x = input.positions.get(k);
             moved |= x != *to;
             *to = x;
-        }
-        let clock = match input.clock {
-            Clock::Physical { time } => (time / settings.dt).round().max(0.0) as u64,
-            Clock::Diffusion { .. } | Clock::Iteration => 0,
-        };
-        self.takes_part = self.step.is_some() || clock >= settings.begin;
-        if !self.takes_part {
-            return false;
         }
         // Inside a step the clock still shows its beginning, so positions tell steps apart.
         self.is_new = moved || self.step.is_none();
@@ -284,9 +275,6 @@ impl Replica {
 
     /// Lets PLUMED add its forces to those in `out`.
     fn perform(&mut self, input: &Input<'_>, needed: bool, out: &mut Output, b: usize) {
-        if !self.takes_part {
-            return;
-        }
         let range = input.batch.range3(b);
         for (to, k) in self.forces.iter_mut().zip(range.clone()) {
             *to = out.forces.get(k);
@@ -321,18 +309,24 @@ impl ForceProvider for Plumed {
     fn prepare(&mut self, batch: &Batch, dtype: DType) -> ContractResult<()> {
         self.inner.prepare(batch, dtype)?;
         self.replicas.clear();
-        for b in 0..batch.replicas() {
-            let replica = Replica::new(self, batch, b)?;
-            self.replicas.push(replica);
-        }
+        self.replicas.resize_with(batch.replicas(), || None);
         Ok(())
     }
 
     fn evaluate(&mut self, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
         self.capabilities.check_want(input.want)?;
+        let clock = match input.clock {
+            Clock::Physical { time } => (time / self.settings.dt).round().max(0.0) as u64,
+            Clock::Diffusion { .. } | Clock::Iteration => 0,
+        };
         let mut needed = false;
-        for (b, replica) in self.replicas.iter_mut().enumerate() {
-            needed |= replica.prepare(&self.settings, input, b);
+        for b in 0..self.replicas.len() {
+            if self.replicas[b].is_none() && clock >= self.settings.begin {
+                self.replicas[b] = Some(Replica::new(self, input.batch, b)?);
+            }
+            if let Some(replica) = &mut self.replicas[b] {
+                needed |= replica.prepare(clock, input, b);
+            }
         }
         if needed && !self.capabilities.energy {
             return Err(failed("its input asks for the energy, which this model does not have"));
@@ -340,7 +334,9 @@ impl ForceProvider for Plumed {
         let want = Want { energy: input.want.energy || needed, atom_energy: false, ..input.want };
         self.inner.evaluate(&Input { want, ..*input }, out)?;
         for (b, replica) in self.replicas.iter_mut().enumerate() {
-            replica.perform(input, needed, out, b);
+            if let Some(replica) = replica {
+                replica.perform(input, needed, out, b);
+            }
         }
         Ok(())
     }
