@@ -737,7 +737,7 @@ fn free_energy(config: &RunConfig, batch: &Batch, all: usize) -> Option<FreeEner
     };
     batch.uniform_atoms()?;
     // Under a bias counts without weights would be of no temperature.
-    (config.units == UnitSystem::Si && config.log_every > 0 && config.bias.is_empty())
+    (config.units == UnitSystem::Si && config.log_every > 0 && config.bias.is_empty() && config.plumed.is_none())
         .then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas))
         .flatten()
 }

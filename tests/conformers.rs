@@ -73,3 +73,44 @@ fn a_model_is_trained_and_draws_conformers() {
     fail(&["conformers", "-o", &at("x.sdf"), "--smiles", "C"], 2, &["--model"]);
     fail(&["evaluate", &at("water.xyz"), "--model", &model], 1, &["smiles="]);
 }
+
+/// Two alcohols: ensembles from bonds turned at random, written once, gone on with, and compared with themselves.
+#[test]
+fn ensembles_are_generated_and_compared() {
+    let folder = std::env::var_os("SCOREFIELD_REFERENCE").map_or_else(|| Path::new("../shared").to_owned(), Into::into);
+    let weights = folder.join("weights/ani/ani2x_8x_hcnof.safetensors");
+    if !weights.exists() {
+        eprintln!("skipped: {} is missing; SCOREFIELD_REFERENCE names the folder of reference data", weights.display());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    let methanol = MOLECULES.lines().skip(5).take(8).collect::<Vec<_>>().join("\n");
+    let ethanol = "9\nethanol\nC -1.168 -0.401 0.000\nC 0.000 0.560 0.000\nO 1.190 -0.213 0.000\nH -2.120 0.135 0.000\n\
+                   H -1.130 -1.040 0.886\nH -1.130 -1.040 -0.886\nH -0.051 1.206 0.886\nH -0.051 1.206 -0.886\nH 1.932 0.389 0.000\n";
+    std::fs::write(at("molecules.xyz"), format!("{methanol}\n{ethanol}")).unwrap();
+    let relax = format!("ani2x:weights={}", weights.display());
+    let generate = |out: &str| {
+        let flags = ["generate-ensembles", &at("molecules.xyz"), "--relax", &relax, "--proposals", "6", "--output", out, "--quiet"];
+        succeed(&flags)
+    };
+    let printed = generate(&at("ensembles"));
+    assert!(printed.contains("2 of 2 molecules"), "{printed}");
+    let parts =
+        || ["train.sdf", "validation.sdf", "test.sdf"].map(|p| std::fs::read_to_string(folder.path().join("ensembles").join(p)).unwrap());
+    let whole = parts();
+    assert!(whole.iter().map(|p| p.matches("$$$$").count()).sum::<usize>() >= 2);
+    // What was not finished is cut off, and nothing is done twice.
+    std::fs::write(folder.path().join("ensembles/train.sdf"), format!("{}half a record", whole[0])).unwrap();
+    generate(&at("ensembles"));
+    assert_eq!(parts(), whole);
+    fail(&["generate-ensembles", &at("molecules.xyz"), "--relax", &relax, "--output", &at("ensembles")], 2, &["another command"]);
+    fail(&["generate-ensembles", &at("molecules.xyz"), "--relax", "gpff", "--output", &at("x")], 2, &["no energies"]);
+
+    let all = whole.concat();
+    std::fs::write(at("all.sdf"), &all).unwrap();
+    let printed = succeed(&["evaluate-conformers", &at("all.sdf"), "--reference", &at("all.sdf"), "--json", &at("s.json"), "--quiet"]);
+    assert!(printed.contains("2 molecules") && printed.contains("100.0 ± 0.0 %") && printed.contains("0.000 ± 0.000 A"), "{printed}");
+    assert!(std::fs::read_to_string(at("s.json")).unwrap().contains("\"missing\": 0"));
+    fail(&["evaluate-conformers", &at("all.sdf")], 2, &["--reference"]);
+}

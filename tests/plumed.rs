@@ -187,6 +187,8 @@ fn what_cannot_be_is_said() {
     device.extend(["--device", "emulated"]);
     fail(&device, 2, &["--device cpu"]);
     std::fs::write(&input, "SPRING K=400 R0=0.5 FILE=COLVAR\n").unwrap();
+    let other = mock.path("other");
+    args.extend(["--out", text(&other)]);
     let shared = finish(scorefield(&args).env("PLUMED_KERNEL", &mock.kernel).env("MOCK_PLUMED_LOG", mock.path("log")));
     assert!(!shared.status.success() && error(&shared).contains("FILE=COLVAR.{replica}"), "{}", error(&shared));
 }

@@ -71,7 +71,7 @@ const PEPTIDE: [&str; 12] = [
 
 #[test]
 fn molecules() {
-    for (format, layout) in [("dcd", "together"), ("extxyz", "together"), ("xtc", "together"), ("dcd", "per-replica")] {
+    for (format, layout) in [("dcd", "together"), ("extxyz", "together"), ("lammps", "together"), ("dcd", "per-replica")] {
         let base = with(&PEPTIDE, &["--trajectory-format", format, "--trajectory-layout", layout, "--relax=false"]);
         parts_are_the_whole(&base, &["0..1", "1..3", "3..5"]);
     }
@@ -124,6 +124,11 @@ fn what_does_not_fit_is_refused() {
     fail(&["merge", &first, &second], 2, &["--out is missing"]);
     fail(&["merge", "--out", &whole, &first, &second], 2, &["is there already"]);
     fail(&with(&base, &["--replica-range", "4..9", "--out", text(&out)]), 2, &["4..9", "8 replicas in all"]);
+    assert!(!out.exists());
+    let compressed =
+        |name: &str, range: &str| run(name, &["--replica-range", range, "--trajectory-every", "10", "--trajectory-format", "xtc"]);
+    let parts = [compressed("xtc-0", "0..4"), compressed("xtc-1", "4..8")];
+    fail(&borrowed(&merge(&[&parts[0], &parts[1]])), 1, &["xtc", "per-replica"]);
     assert!(!out.exists());
     // A trajectory that was changed is noticed, and nothing is left behind.
     let file = path("second").join("trajectory.dcd");

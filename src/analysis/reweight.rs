@@ -48,7 +48,8 @@ pub fn wham(samples: &[Vec<f64>], bias: impl Fn(usize, f64) -> f64, bins: &Bins)
         }
     }
     let seen: Vec<usize> = (0..bins.count).filter(|&i| histogram[i] > 0.0).collect();
-    let counts: Vec<f64> = samples.iter().map(|s| s.len() as f64).collect();
+    // Windows are compared within the bins; what lies beyond says nothing there.
+    let counts: Vec<f64> = samples.iter().map(|s| s.iter().filter(|&&x| bins.of(x).is_some()).count() as f64).collect();
     // Boltzmann factors of every window's bias in every bin that was seen.
     let factors: Vec<Vec<f64>> = (0..samples.len()).map(|w| seen.iter().map(|&i| (-bias(w, bins.centre(i))).exp()).collect()).collect();
     let mut free = vec![0.0f64; samples.len()];

@@ -364,7 +364,7 @@ impl RunSettings {
                     "replica exchange compares energies, which are of one kind only where all replicas have one bias: use --bias harmonic:…, or `simulate`",
                 );
             }
-            if hills && sampling.temperatures().iter().any(|&t| t == 0.0) {
+            if hills && sampling.temperatures().contains(&0.0) {
                 return usage("--bias metadynamics:… needs a --temperature above zero, which says how high hills are");
             }
             if matches!(bias, BiasSpec::Metadynamics { shared: true, .. }) && run.replica_range.is_some() {

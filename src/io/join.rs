@@ -1,12 +1,11 @@
 //! Trajectories of parts of the replicas, joined into one of all: report by report, part after part.
 //!
-//! Frames of DCD, extended XYZ and LAMMPS dumps are copied byte by byte, so that the result is what one run would have written.
-//! Those of other formats are read and written again, which changes no digit that they keep.
+//! Frames are copied byte by byte, so that the result is what one run would have written.
 
+use super::dcd;
 use super::error::{IoError, Result};
 use super::format::{Engine, Format};
-use super::writer::{self, Report, TrajectoryOptions, TrajectoryWriter};
-use super::{ReadOptions, dcd, read_frames};
+use super::writer::{self, TrajectoryOptions};
 use scorefield_integrators::Batch;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -22,18 +21,21 @@ pub struct Part {
 }
 
 /// Writes the trajectory that `options` describe, of all replicas of `batch` together, from those of `parts` of them in order.
-/// `dt` is the time of a step in ps.
 ///
 /// # Errors
-/// Where a file cannot be read or written, or parts have different numbers of reports.
-pub fn join_trajectories(parts: &[Part], options: &TrajectoryOptions, batch: &Batch, dt: f64) -> Result<()> {
+/// Where a file cannot be read or written, parts have different numbers of reports, or the format is not one of our own.
+pub fn join_trajectories(parts: &[Part], options: &TrajectoryOptions, batch: &Batch) -> Result<()> {
     let format = Format::of(&options.path, options.format.as_deref())?;
     let uneven = |part: &Part| {
         let what = "it ends in another report than the files before it";
         Err(IoError::path(&part.path, what, "Run all parts to the same step"))
     };
     if !matches!(format.info.engine, Engine::Dcd | Engine::Xyz | Engine::Dump) {
-        return again(parts, options, batch, dt, &uneven);
+        return Err(IoError::format(
+            &options.path,
+            format!("{} files of several replicas cannot be joined", format.info.name),
+            "Use dcd, extxyz or lammps, or --trajectory-layout per-replica",
+        ));
     }
     let fail = |e| IoError::file("write", &options.path, e);
     writer::create(&options.path, options.overwrite)?;
@@ -157,43 +159,4 @@ impl RawFrames {
         }
         Ok(true)
     }
-}
-
-/// Reads frames and writes them again.
-fn again(parts: &[Part], options: &TrajectoryOptions, batch: &Batch, dt: f64, uneven: &dyn Fn(&Part) -> Result<()>) -> Result<()> {
-    let read = ReadOptions { format: options.format.clone(), ..ReadOptions::default() };
-    let mut streams = Vec::with_capacity(parts.len());
-    for part in parts {
-        // A file that got no frame may have no header either.
-        let empty = std::fs::metadata(&part.path).map_err(|e| IoError::file("read", &part.path, e))?.len() == 0;
-        streams.push(if empty { None } else { Some(read_frames(&part.path, &read)?) });
-    }
-    let mut writer = TrajectoryWriter::create(options, batch)?;
-    let mut step = options.first_step;
-    'reports: loop {
-        let mut positions = writer.buffer();
-        let mut cells = Vec::new();
-        for (k, (part, stream)) in parts.iter().zip(&mut streams).enumerate() {
-            for replica in 0..part.replicas {
-                let Some(frame) = stream.as_mut().and_then(Iterator::next).transpose()? else {
-                    if replica > 0 || k > 0 {
-                        return uneven(part);
-                    }
-                    break 'reports;
-                };
-                positions.extend_from_slice(&frame.positions);
-                cells.extend(frame.cell);
-            }
-        }
-        let cells = (!cells.is_empty()).then_some(cells);
-        writer.write(Report { step, time: Some(step as f64 * dt), positions, velocities: None, cells })?;
-        step += options.interval;
-    }
-    for (part, stream) in parts.iter().zip(&mut streams) {
-        if stream.as_mut().and_then(Iterator::next).transpose()?.is_some() {
-            return uneven(part);
-        }
-    }
-    writer.finish()?;
-    Ok(())
 }

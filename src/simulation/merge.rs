@@ -264,7 +264,7 @@ impl Simulation {
                         if file.file.contains(".part") {
                             return Err(Error::Run(format!(
                                 "{}: the part was interrupted, and its trajectory goes on in a second file, in which frames are repeated; \
-                                 run the part again without interruption, or write dcd, extxyz, xtc or trr",
+                                 run the part again without interruption, or write dcd or extxyz",
                                 path.display()
                             )));
                         }
@@ -274,7 +274,7 @@ impl Simulation {
                 let targets = match config.trajectory_layout {
                     TrajectoryLayout::Together => {
                         let options = outputs::options(config, &names.trajectory, false);
-                        join_trajectories(&sources, &options, &written, config.dt)?;
+                        join_trajectories(&sources, &options, &written)?;
                         vec![names.trajectory.clone()]
                     }
                     // Files of single replicas have their numbers in their names.

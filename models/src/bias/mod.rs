@@ -213,7 +213,7 @@ impl Bias {
         let values: Vec<f64> = self.variables.iter().map(|v| v.at(x, lattice.as_ref()).value).collect();
         let surfaces = self.read();
         let bias = self.energy(&surfaces, replica, &values, &mut vec![0.0; values.len()]);
-        let offset = self.hills().zip(&*surfaces).map(|(h, s)| s[self.place(h, replica)].offset()).sum();
+        let offset = self.hills().zip(&*surfaces).fold(0.0, |sum, (h, s)| sum + s[self.place(h, replica)].offset());
         Observation { values, bias, offset }
     }
 
