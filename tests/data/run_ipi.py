@@ -56,27 +56,56 @@ with open("input.xml", "w") as f:
 """)
 
 ipi = os.path.join(os.path.dirname(sys.executable), "i-pi")
-with open("ipi.log", "w") as log:
-    server = subprocess.Popen([sys.executable, ipi, "input.xml"], stdout=log, stderr=subprocess.STDOUT)
 where = ["--host", "127.0.0.1", "--port", str(port)] if mode == "inet" else ["--unix", name]
 command = [program, "drive", "--quiet", "--model", f"lj:sigma={SIGMA} A,epsilon=0.0103 eV", "--structure", "start.xyz", *where]
 if mode == "shm":
     command.append("--shm")
-running = [subprocess.Popen(command) for _ in range(drivers)]
-killed = None
-try:
-    if drivers > 1:
-        # Once some steps are done, one driver dies without a word.
-        while server.poll() is None and not (os.path.exists("run.out") and sum(1 for _ in open("run.out")) > 20):
-            time.sleep(0.02)
-        killed = running.pop()
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
-    assert server.wait(400) == 0, open("ipi.log").read()
-    assert [d.wait(20) for d in running] == [0] * len(running)
-finally:
-    for process in [server, *running]:
-        process.kill()
+
+
+def lost():
+    """True where i-PI's thread of sockets has died: i-PI 3.3.1 does not catch the reset of a connection that it is reading
+    from, and waits for that thread for ever."""
+    return "Traceback" in open("ipi.log").read()
+
+
+def attempt():
+    """Runs i-PI to its end; false where it lost its own thread to the death of a driver."""
+    with open("ipi.log", "w") as log:
+        server = subprocess.Popen([sys.executable, ipi, "input.xml"], stdout=log, stderr=subprocess.STDOUT)
+    running = [subprocess.Popen(command) for _ in range(drivers)]
+    try:
+        if drivers > 1:
+            # Once some steps are done, one driver dies without a word.
+            while server.poll() is None and not (os.path.exists("run.out") and sum(1 for _ in open("run.out")) > 20):
+                time.sleep(0.02)
+            killed = running.pop()
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+        end = time.monotonic() + 400
+        while server.poll() is None:
+            if drivers > 1 and lost():
+                return False
+            assert time.monotonic() < end, open("ipi.log").read()
+            time.sleep(0.05)
+        assert server.wait() == 0, open("ipi.log").read()
+        assert [d.wait(20) for d in running] == [0] * len(running)
+        return True
+    finally:
+        for process in [server, *running]:
+            process.kill()
+            process.wait()
+
+
+for trial in range(10):
+    if attempt():
+        break
+    print("i-PI lost its thread of sockets when the driver died; again")
+    os.remove("run.out")
+    for left in (f"/tmp/ipi_{name}", "RESTART", "EXIT"):
+        if os.path.exists(left):
+            os.remove(left)
+else:
+    raise SystemExit("i-PI lost its thread of sockets ten times")
 
 rows = numpy.loadtxt("run.out")
 assert len(rows) == STEPS + 1, len(rows)
