@@ -243,7 +243,7 @@ impl Checkpoint {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return fail("there is no checkpoint; --resume takes the output directory of a run");
+                return fail("there is no checkpoint; name the output directory of a run");
             }
             Err(e) => return Err(Error::file("read", &path, e)),
         };

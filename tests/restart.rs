@@ -201,7 +201,7 @@ fn what_would_change_the_run_is_refused() {
         fail(&with(&resume[..3], &with(&more, if more[0] == "--steps" { &[] } else { &resume[3..] })), code, &parts);
     }
     fail(&["exchange", "--resume", text(&out)], 2, &["scorefield simulate"]);
-    fail(&["simulate", "--resume", text(dir.path())], 1, &["there is no checkpoint", "--resume"]);
+    fail(&["simulate", "--resume", text(dir.path())], 1, &["there is no checkpoint", "output directory of a run"]);
     let best = scorefield_integrators::simd::Isa::best().name();
     if best != "portable" {
         fail(&with(&resume, &["--isa", best]), 1, &["made with portable", "--isa portable"]);

@@ -85,7 +85,7 @@ fn valence_field(graph: &Graph, i: usize) -> usize {
     }
 }
 
-/// Lines `M  XXX` with the atoms for which `value` is not 0.
+/// Property lines (`M  CHG`, `M  RAD`) with the atoms for which `value` is not 0.
 fn property(out: &mut String, name: &str, graph: &Graph, value: impl Fn(&Atom) -> i32) {
     let entries: Vec<(usize, i32)> = graph.atoms().iter().enumerate().map(|(i, a)| (i + 1, value(a))).filter(|e| e.1 != 0).collect();
     for line in entries.chunks(PER_LINE) {

@@ -146,7 +146,7 @@ fn load(request: &Request, seed: u64) -> Result<(Arc<Molecules>, String, Vec<Inp
         Some(Paths::Several(paths)) => &paths[..],
     };
     let mut all = Molecules { offsets: vec![0], ..Molecules::default() };
-    let mut split = false;
+    let (mut split, mut unsplit) = (false, false);
     for path in paths {
         let range: FrameRange = match settings.frames.as_deref().map(str::parse).transpose() {
             Ok(range) => range.unwrap_or_default(),
@@ -157,12 +157,16 @@ fn load(request: &Request, seed: u64) -> Result<(Arc<Molecules>, String, Vec<Inp
             split = true;
             continue;
         }
+        unsplit = true;
         for frame in read_frames(path, &ReadOptions { range, ..ReadOptions::default() })? {
             let frame = frame?;
             all.types.extend_from_slice(&frame.system.types);
             all.positions.extend(frame.positions.iter().map(|x| (x * ANGSTROMS) as f32));
             all.offsets.push(all.types.len());
         }
+    }
+    if split && unsplit {
+        return usage("[data]: packed files have a split of their own, other files have none; train on one kind at a time");
     }
     if let Some(i) = all.positions.iter().position(|x| !x.is_finite()) {
         return usage(format!("[data]: a coordinate of atom {} of all molecules is not finite", i / 3 + 1));

@@ -10,12 +10,11 @@ use super::noising::{NoiseSettings, Row};
 use super::provider::remove_mean;
 use crate::error::{Error, Result};
 use crate::train::adamw::Root;
-use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Permutation, StateFile};
+use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Move, Moved, Permutation, StateFile, sum_gradients};
 use rayon::prelude::*;
+use scorefield_integrators::Noise;
 use scorefield_integrators::simd::SimdReal;
-use scorefield_integrators::{Array, Noise};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -321,65 +320,23 @@ impl<T: SimdReal + Root> Trainer<T> {
     /// Sums the groups' gradients in their order and returns the norm.
     fn sum_gradients(&mut self) -> f64 {
         let groups = &self.groups;
-        self.gradient.par_chunks_mut(CHUNK).zip(&mut self.squares).enumerate().for_each(|(c, (sum, square))| {
-            let range = c * CHUNK..c * CHUNK + sum.len();
-            sum.copy_from_slice(&groups[0].gradient[range.clone()]);
-            for group in &groups[1..] {
-                for (s, &g) in sum.iter_mut().zip(&group.gradient[range.clone()]) {
-                    *s += g;
-                }
-            }
-            *square = sum.iter().map(|g| g.to_f64() * g.to_f64()).sum();
-        });
-        self.squares.iter().sum::<f64>().sqrt()
+        sum_gradients(groups.len(), |g| &groups[g].gradient, &mut self.gradient, &mut self.squares)
     }
 
     /// Moves parameters, and their average after them.
     fn update(&mut self, rate: f64, norm: f64) {
         let moved = self.counters.step - self.counters.skipped;
-        let (factor, bound) = self.plan.clip.map_or((1.0, f64::INFINITY), |c| c.factor_and_bound(norm));
-        let (factor, bound) = (T::from_f64(factor), T::from_f64(bound));
-        let memory = self.plan.ema.memory(moved);
-        let (memory, new) = (T::from_f64(memory), T::from_f64(1.0 - memory));
-        let factors = self.plan.adam.factors::<T>(moved, rate);
         let Moments { first, second } = &mut self.moments;
-        self.values
-            .par_chunks_mut(CHUNK)
-            .zip(self.gradient.par_chunks_mut(CHUNK))
-            .zip(first.par_chunks_mut(CHUNK))
-            .zip(second.par_chunks_mut(CHUNK))
-            .zip(self.average.par_chunks_mut(CHUNK))
-            .for_each(|((((p, g), m), v), a)| {
-                for g in g.iter_mut() {
-                    let scaled = *g * factor;
-                    *g = if scaled > bound {
-                        bound
-                    } else if scaled < -bound {
-                        -bound
-                    } else {
-                        scaled
-                    };
-                }
-                factors.apply(p, g, m, v);
-                for (a, &p) in a.iter_mut().zip(p.iter()) {
-                    *a = memory * *a + new * p;
-                }
-            });
+        let (values, gradient, average) = (&mut self.values[..], &mut self.gradient[..], &mut self.average[..]);
+        let to = Moved { values, gradient, first, second, average };
+        Move::new(self.plan.clip, self.plan.ema, moved, norm).apply(self.plan.adam.factors(moved, rate), to);
     }
 
     /// Everything that a run goes on from; `header` is the caller's, JSON.
     pub fn save(&self, header: serde_json::Value) -> StateFile {
-        let parts =
-            [("parameters", &self.values), ("average", &self.average), ("first", &self.moments.first), ("second", &self.moments.second)];
-        let arrays = parts.into_iter().map(|(name, values)| {
-            let mut array = Array::zeros(T::DTYPE, values.len());
-            if let Some(slice) = T::slice_mut(&mut array) {
-                slice.copy_from_slice(values);
-            }
-            (name.to_owned(), array)
-        });
-        let arrays: BTreeMap<String, Array> = arrays.collect();
-        StateFile { header: serde_json::json!({ "now": self.counters, "run": header }).to_string(), arrays }
+        let header = serde_json::json!({ "now": self.counters, "run": header });
+        let Moments { first, second } = &self.moments;
+        StateFile::of::<T>(&header, &[("parameters", &self.values), ("average", &self.average), ("first", first), ("second", second)])
     }
 
     /// Goes on from what [`Trainer::save`] returned. `file` is for messages.
@@ -390,17 +347,13 @@ impl<T: SimdReal + Root> Trainer<T> {
         let refuse = |reason: String| Error::File { file: file.into(), reason };
         let mut header: serde_json::Value = serde_json::from_str(&saved.header).map_err(|e| refuse(e.to_string()))?;
         self.counters = serde_json::from_value(header["now"].take()).map_err(|e| refuse(e.to_string()))?;
-        let n = self.values.len();
         for (name, to) in [
             ("parameters", &mut self.values),
             ("average", &mut self.average),
             ("first", &mut self.moments.first),
             ("second", &mut self.moments.second),
         ] {
-            let array = saved.take(file, name, T::DTYPE, n)?;
-            if let Some(from) = T::slice(&array) {
-                to.copy_from_slice(from);
-            }
+            saved.take_into(file, name, to)?;
         }
         Ok(())
     }

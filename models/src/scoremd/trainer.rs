@@ -9,7 +9,7 @@ use super::network::{Network, Worker};
 use super::process::TimeRange;
 use crate::error::{Error, Result};
 use crate::train::adamw::Root;
-use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Permutation, StateFile};
+use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Move, Moved, Permutation, StateFile, sum_gradients};
 use rayon::prelude::*;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::{Array, Noise, Purpose, Real};
@@ -495,54 +495,26 @@ impl<T: SimdReal + Root> Trainer<T> {
     /// Sums the groups' gradients in their order and returns the norm.
     fn sum_gradients(&mut self) -> f64 {
         let groups = &self.groups;
-        self.gradient.par_chunks_mut(CHUNK).zip(&mut self.squares).enumerate().for_each(|(c, (sum, square))| {
-            let range = c * CHUNK..c * CHUNK + sum.len();
-            sum.copy_from_slice(&groups[0].gradient[range.clone()]);
-            for group in &groups[1..] {
-                for (s, &g) in sum.iter_mut().zip(&group.gradient[range.clone()]) {
-                    *s += g;
-                }
-            }
-            *square = sum.iter().map(|g| g.to_f64() * g.to_f64()).sum();
-        });
-        self.squares.iter().sum::<f64>().sqrt()
+        sum_gradients(groups.len(), |g| &groups[g].gradient, &mut self.gradient, &mut self.squares)
     }
 
     /// Moves parameters, and their average after them.
     fn update(&mut self, parameters: &mut [T], index: usize, step: u64, rate: f64, norm: f64) {
         let network = self.networks[index].layout().len();
-        let (factor, bound) = self.plan.clip.map_or((1.0, f64::INFINITY), |c| c.factor_and_bound(norm));
-        let (factor, bound) = (T::from_f64(factor), T::from_f64(bound));
-        let memory = T::from_f64(self.plan.ema.memory(step));
-        let new = T::from_f64(1.0 - self.plan.ema.memory(step));
         let factors = self.plan.adam.factors::<T>(step, rate);
         let log_z = AdamW { weight_decay: 0.0, ..self.plan.adam }.factors::<T>(step, rate * self.plan.log_z_rate);
+        let go = Move::new(self.plan.clip, self.plan.ema, step, norm);
         let average = &mut self.state.average[index];
         let Moments { first, second } = &mut self.state.moments;
-        let parts = [(0..network, factors), (network..parameters.len(), log_z)];
-        for (range, factors) in parts {
-            parameters[range.clone()]
-                .par_chunks_mut(CHUNK)
-                .zip(self.gradient[range.clone()].par_chunks_mut(CHUNK))
-                .zip(first[range.clone()].par_chunks_mut(CHUNK))
-                .zip(second[range.clone()].par_chunks_mut(CHUNK))
-                .zip(average[range].par_chunks_mut(CHUNK))
-                .for_each(|((((p, g), m), v), a)| {
-                    for g in g.iter_mut() {
-                        let scaled = *g * factor;
-                        *g = if scaled > bound {
-                            bound
-                        } else if scaled < -bound {
-                            -bound
-                        } else {
-                            scaled
-                        };
-                    }
-                    factors.apply(p, g, m, v);
-                    for (a, &p) in a.iter_mut().zip(p.iter()) {
-                        *a = memory * *a + new * p;
-                    }
-                });
+        for (range, factors) in [(0..network, factors), (network..parameters.len(), log_z)] {
+            let to = Moved {
+                values: &mut parameters[range.clone()],
+                gradient: &mut self.gradient[range.clone()],
+                first: &mut first[range.clone()],
+                second: &mut second[range.clone()],
+                average: &mut average[range],
+            };
+            go.apply(factors, to);
         }
     }
 

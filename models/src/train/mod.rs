@@ -7,6 +7,7 @@ pub mod ema;
 pub mod permutation;
 pub mod schedule;
 pub mod state;
+pub mod step;
 
 pub use adamw::{AdamW, Moments};
 pub use clip::Clip;
@@ -14,6 +15,7 @@ pub use ema::Ema;
 pub use permutation::Permutation;
 pub use schedule::CosineSchedule;
 pub use state::StateFile;
+pub use step::{Move, Moved, sum_gradients};
 
 /// Parameters are shared out over threads in pieces of this many; sums over pieces are made in their order.
 pub const CHUNK: usize = 8192;

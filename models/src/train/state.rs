@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::{Array, DType};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -60,6 +61,30 @@ impl StateFile {
             arrays.insert(name, array);
         }
         Ok(StateFile { header, arrays })
+    }
+
+    /// A state of arrays in one precision; `header` is the owner's.
+    pub fn of<T: SimdReal>(header: &serde_json::Value, arrays: &[(&str, &[T])]) -> Self {
+        let array = |&(name, values): &(&str, &[T])| {
+            let mut array = Array::zeros(T::DTYPE, values.len());
+            if let Some(slice) = T::slice_mut(&mut array) {
+                slice.copy_from_slice(values);
+            }
+            (name.to_owned(), array)
+        };
+        StateFile { header: header.to_string(), arrays: arrays.iter().map(array).collect() }
+    }
+
+    /// Takes the array `name` into `to`, which has its precision and length.
+    ///
+    /// # Errors
+    /// As [`StateFile::take`].
+    pub fn take_into<T: SimdReal>(&mut self, file: &Path, name: &str, to: &mut [T]) -> Result<()> {
+        let array = self.take(file, name, T::DTYPE, to.len())?;
+        if let Some(from) = T::slice(&array) {
+            to.copy_from_slice(from);
+        }
+        Ok(())
     }
 
     /// Takes the array `name`, which must be of `dtype` and have `len` numbers.
