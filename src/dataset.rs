@@ -1,6 +1,8 @@
 //! Training data: frames of trajectories or arrays, as one array of model coordinates with everything that a model must
 //! know about where they came from.
 
+mod molecules;
+
 use crate::analysis::geometry::superpose;
 use crate::checkpoint::{Fnv, InputFile};
 use crate::error::{Error, Result, usage};
@@ -9,6 +11,7 @@ use crate::io::{Frame, FrameRange, ReadOptions, Selection, pdb_text, read_frames
 use nalgebra::{Matrix3, Vector3};
 use scorefield_integrators::units::BOLTZMANN;
 use scorefield_integrators::{Dimension, Noise, Purpose, Quantity, System, UnitSystem};
+use scorefield_models::scoremd::transfer::TrainedSystem;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +55,9 @@ pub struct DataSettings {
     /// Trajectories, or arrays `[n, N, 3]` or `[n, D]` in `.npy`, `.npz` or `.safetensors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trajectory: Option<Paths>,
+    /// Folder of several molecules, for transferable models: for each a NAME.pdb of its beads and a trajectory NAME.* of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub systems: Option<PathBuf>,
     /// Structure file that says which atoms they hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<PathBuf>,
@@ -61,7 +67,7 @@ pub struct DataSettings {
     /// Frames of each file, `first:last:stride`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frames: Option<String>,
-    /// At most so many frames, drawn at random.
+    /// At most so many frames (of each molecule), drawn at random.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// Temperature of the data: `300 K`, or kT for toys.
@@ -108,6 +114,7 @@ impl DataSettings {
                 Paths::Several(paths) => Paths::Several(paths.iter().map(join).collect()),
             }),
             topology: self.topology.as_ref().map(join),
+            systems: self.systems.as_ref().map(join),
             forces,
             ..self.clone()
         }
@@ -152,7 +159,11 @@ pub struct TrainingData {
     pub units: UnitSystem,
     /// Temperature in K; kT in reduced units.
     pub temperature: f64,
-    /// The beads: elements, masses, names.
+    /// The molecules of a transferable model's data; else empty.
+    pub molecules: Vec<TrainedSystem>,
+    /// Which of them each frame is of `[n]`; molecule after molecule.
+    pub of_molecule: Vec<u32>,
+    /// The beads: elements, masses, names (of the first molecule).
     pub system: Arc<System>,
     /// The beads at the first frame's place, as a PDB file; none for toys.
     pub pdb: Option<String>,
@@ -181,6 +192,9 @@ impl TrainingData {
     pub fn load(settings: &DataSettings, folder: &Path, dimension: Option<usize>, seed: u64) -> Result<Self> {
         let units = settings.units.unwrap_or_default();
         temperature(settings, units)?;
+        if let Some(systems) = &settings.systems {
+            return molecules::load(&folder.join(systems), settings, dimension, seed);
+        }
         let raw = read(settings, folder, units)?;
         Self::finish(raw, settings, dimension, seed)
     }
@@ -226,7 +240,7 @@ impl TrainingData {
         let scale = match settings.scale {
             Some(c) if c > 0.0 && c.is_finite() => c,
             Some(c) => return usage(format!("[data]: scale = {c} is refused; it must be finite and above zero")),
-            None if beads => 1.0 / deviation(&raw.x)?,
+            None if beads => 1.0 / deviation(raw.x.iter().copied())?,
             None => 1.0,
         };
         let kt = if beads { BOLTZMANN * temperature } else { temperature };
@@ -254,7 +268,20 @@ impl TrainingData {
         let mut hash = Fnv::default();
         x.iter().chain(scores.iter().flatten()).for_each(|v| hash.update(&v.to_le_bytes()));
         [scale, temperature].iter().chain(&system.masses).for_each(|v| hash.update(&v.to_le_bytes()));
-        Ok(TrainingData { x, dimension: d, scores, scale, units, temperature, system, pdb, hash: hash.finish(), inputs: raw.inputs })
+        Ok(TrainingData {
+            x,
+            dimension: d,
+            scores,
+            scale,
+            units,
+            temperature,
+            molecules: Vec::new(),
+            of_molecule: Vec::new(),
+            system,
+            pdb,
+            hash: hash.finish(),
+            inputs: raw.inputs,
+        })
     }
 }
 
@@ -274,10 +301,10 @@ pub(crate) fn temperature(settings: &DataSettings, units: UnitSystem) -> Result<
 }
 
 /// Standard deviation of all numbers.
-fn deviation(x: &[f64]) -> Result<f64> {
+fn deviation(x: impl ExactSizeIterator<Item = f64> + Clone) -> Result<f64> {
     let n = x.len() as f64;
-    let mean = x.iter().sum::<f64>() / n;
-    let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+    let mean = x.clone().sum::<f64>() / n;
+    let variance = x.map(|v| (v - mean).powi(2)).sum::<f64>() / n;
     if variance > 0.0 { Ok(variance.sqrt()) } else { usage("[data]: all coordinates are the same; there is nothing to learn") }
 }
 

@@ -101,7 +101,7 @@ fn training(preset: &str, threads: usize) -> u64 {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let count = pool.install(|| {
         let networks = vec![network::<f32>(&config.experts[0], &[]).unwrap()];
-        let data = Data { scores: Some(x.clone()), x, dimension: d };
+        let data = Data { scores: Some(x.clone()), x, dimension: d, ..Data::default() };
         let mut trainer = Trainer::new(plan, networks, Arc::new(data)).unwrap();
         let mut steps = |n: usize| {
             for _ in 0..n {

@@ -130,6 +130,111 @@ fn threads_and_interruptions_change_no_bit() {
     assert!(model.start_frames.chunks(2).all(|x| x[0] > -2.5 && x[0] < 1.8 && x[1] > -1.2 && x[1] < 2.8));
 }
 
+/// A network of five beads of any amino acid, trained with the residual.
+const TRANSFERABLE: &str = r#"
+variant = "fokker-planck"
+
+[[experts]]
+body = { kind = "graph-transformer", beads = 5, width = 16, layers = 1, features = { kind = "residue" } }
+head = "potential"
+range = { start = 0.0, end = 1.0 }
+
+[data]
+systems = "beads"
+temperature = "310 K"
+
+[train]
+steps = 6
+batch = 16
+held-out = 8
+
+[output]
+log-every = 2
+start-frames = 3
+"#;
+
+/// Beads of one amino acid, as a PDB and `frames` shaken frames beside it.
+fn write_beads(folder: &Path, residue: &str, frames: u32) {
+    let beads = [
+        ("N", "N", -1.45, 0.0, 0.0),
+        ("CA", "C", 0.0, 0.0, 0.0),
+        ("C", "C", 0.5, 1.4, 0.0),
+        ("O", "O", 1.7, 1.5, 0.0),
+        ("CB", "C", 0.5, -0.8, 1.2),
+    ];
+    let atom = |(i, b): (usize, &(&str, &str, f64, f64, f64))| {
+        format!("ATOM  {:5}  {:<3} {residue} A   1    {:8.3}{:8.3}{:8.3}  1.00  0.00          {:>2}\n", i + 1, b.0, b.2, b.3, b.4, b.1)
+    };
+    let pdb: String = beads.iter().enumerate().map(atom).collect();
+    std::fs::write(folder.join(format!("{residue}.pdb")), pdb + "END\n").unwrap();
+    let shaken = |f: u32| -> String {
+        let shake = |k: u32| 0.1 * f64::from((f * 31 + k * 17 + residue.len() as u32) % 13) / 13.0;
+        let line = |(i, b): (usize, &(&str, &str, f64, f64, f64))| {
+            let k = 3 * i as u32;
+            format!("{} {:.4} {:.4} {:.4}\n", b.1, b.2 + shake(k), b.3 + shake(k + 1), b.4 + shake(k + 2))
+        };
+        format!("5\n\n{}", beads.iter().enumerate().map(line).collect::<String>())
+    };
+    std::fs::write(folder.join(format!("{residue}.xyz")), (0..frames).map(shaken).collect::<String>()).unwrap();
+}
+
+#[test]
+fn one_model_learns_several_molecules() {
+    let dir = tempdir().unwrap();
+    let beads = dir.path().join("beads");
+    std::fs::create_dir(&beads).unwrap();
+    for residue in ["ALA", "SER", "TRP"] {
+        write_beads(&beads, residue, 20);
+    }
+    let recipe = dir.path().join("recipe.toml");
+    std::fs::write(&recipe, TRANSFERABLE).unwrap();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    succeed(&["train", text(&recipe), "--output", text(&one), "--threads", "1", "--quiet"]);
+    succeed(&["train", text(&recipe), "--output", text(&two), "--threads", "3", "--quiet"]);
+    assert_same_training(&one, &two);
+    let file = one.join("model.safetensors");
+    let model = Model::read(&file).unwrap();
+    assert_eq!(model.systems.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["ALA", "SER", "TRP"]);
+    assert_eq!((model.start_frames.len(), model.types.as_slice()), (3 * 3 * 15, &[7, 6, 6, 8, 6][..]));
+    // Trained molecules by name, others by their structure.
+    let drawn = dir.path().join("drawn.dcd");
+    let draw = |more: &[&str]| {
+        let base = ["sample", "-n", "20", "--steps", "10", "-o", text(&drawn), "--quiet"];
+        succeed(&[&base[..], more].concat());
+        std::fs::read(&drawn).unwrap()
+    };
+    let named = format!("scoremd:weights={},system=SER", file.display());
+    let serine = beads.join("SER.pdb");
+    let by_structure = draw(&["--model", text(&file), "--structure", text(&serine)]);
+    assert!(draw(&["--model", &named]) == by_structure);
+    assert!(std::fs::read_to_string(drawn.with_extension("pdb")).unwrap().contains("SER"));
+    write_beads(&beads, "VAL", 20);
+    let valine = beads.join("VAL.pdb");
+    assert!(draw(&["--model", text(&file), "--structure", text(&valine)]) != by_structure);
+    let out = dir.path().join("run");
+    let run = ["simulate", "--steps", "20", "--replicas", "2", "--quiet", "--overwrite", "--out", text(&out), "--model"];
+    let free = ["--temperature", "310 K"];
+    succeed(&[&run[..], &[&named]].concat());
+    succeed(&[&run[..], &[text(&file), text(&valine)], &free].concat());
+    // What is missing, or is another molecule.
+    fail(&[&run[..], &[text(&file)]].concat(), 2, &["STRUCTURE"]);
+    fail(&["sample", "--model", text(&file), "-o", "x.dcd"], 2, &["--structure", "system=NAME", "ALA, SER, TRP"]);
+    let unknown = format!("scoremd:weights={},system=GLU", file.display());
+    fail(&[&run[..], &[&unknown]].concat(), 2, &["ALA, SER, TRP"]);
+    let other = dir.path().join("x.pdb");
+    std::fs::write(&other, std::fs::read_to_string(&valine).unwrap().replace("VAL", "XYZ")).unwrap();
+    fail(&[&run[..], &[text(&file), text(&other)], &free].concat(), 1, &["residue `XYZ`"]);
+    let refused = |from: &str, to: &str, parts: &[&str]| {
+        std::fs::write(&recipe, TRANSFERABLE.replace(from, to)).unwrap();
+        fail(&["train", text(&recipe), "--output", text(&dir.path().join("no"))], 2, parts);
+    };
+    refused("systems = \"beads\"", "trajectory = \"beads/ALA.xyz\"\ntopology = \"beads/ALA.pdb\"", &["systems = \"FOLDER\""]);
+    refused("{ kind = \"residue\" }", "{ kind = \"index\" }", &["systems are for transferable networks"]);
+    refused("310 K\"", "310 K\"\ntopology = \"beads/ALA.pdb\"", &["topology and systems"]);
+    std::fs::remove_file(beads.join("TRP.xyz")).unwrap();
+    refused("310 K", "310 K", &["no trajectory TRP.*"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn signals_leave_a_state_and_say_how_to_go_on() {

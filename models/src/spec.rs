@@ -326,6 +326,11 @@ const KINDS: &[KindInfo] = &[
                 "the safetensors file that `scorefield train` wrote, by default embedded: alanine dipeptide as five beads",
             ),
             parameter("t", "", "diffusion time at which forces are taken, by default what the file says (1e-5)"),
+            parameter(
+                "system",
+                "",
+                "one of the molecules that a transferable model was trained on; without it the structure's names of residues and atoms say it",
+            ),
         ],
     },
     KindInfo {

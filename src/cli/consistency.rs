@@ -15,7 +15,6 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scorefield_integrators::{Noise, OnDivergence, Quantity, System};
 use scorefield_models::scoremd;
 use scorefield_models::scoremd::residual::Residuals;
-use scorefield_models::weights::WeightsFile;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -228,7 +227,7 @@ pub(super) fn run(flags: ConsistencyFlags, runtime: &Runtime) -> Result<Outcome>
 fn drawn(flags: &ConsistencyFlags, reference: &Trajectory, runtime: &Runtime) -> Result<Option<Trajectory>> {
     let n = flags.count.unwrap_or(10_000) as usize;
     let Some(spec) = flags.model.as_deref().filter(|_| n > 0) else { return Ok(None) };
-    let Some(model) = diffusion_model(spec)? else { return Ok(None) };
+    let Some(model) = diffusion_model(spec, reference)? else { return Ok(None) };
     let width = 3 * reference.system.len();
     let d = model.dimension();
     if d > width || (d < width && !toy(flags)) {
@@ -260,7 +259,9 @@ fn residual(flags: &ConsistencyFlags, reference: &Trajectory, runtime: &Runtime)
     if n > 10_000 {
         return usage("--residual-times is a number up to 10000")?;
     }
-    let Some(model) = flags.model.as_deref().filter(|_| n > 0).map(diffusion_model).transpose()?.flatten() else { return Ok(None) };
+    let Some(model) = flags.model.as_deref().filter(|_| n > 0).map(|spec| diffusion_model(spec, reference)).transpose()?.flatten() else {
+        return Ok(None);
+    };
     let d = model.dimension();
     let width = 3 * reference.system.len();
     let count = reference.frames().min(RESIDUAL_FRAMES);
@@ -284,18 +285,9 @@ fn centred(positions: &[f64], molecule: bool) -> Vec<f64> {
     positions.iter().enumerate().map(|(i, x)| x - centre[i % 3]).collect()
 }
 
-/// The diffusion model that `--model` names; none where it is something else.
-fn diffusion_model(spec: &str) -> Result<Option<scoremd::Model>> {
-    if spec == "scoremd" {
-        return Ok(Some(scoremd::provider::embedded()?));
-    }
-    let file = Path::new(spec);
-    if file.extension().is_none_or(|e| e != "safetensors")
-        || WeightsFile::read(file)?.metadata().architecture != scoremd::model::ARCHITECTURE
-    {
-        return Ok(None);
-    }
-    Ok(Some(scoremd::Model::read(file)?))
+/// The diffusion model that `--model` names; none where it is something else. A transferable one is for the reference's beads.
+fn diffusion_model(spec: &str, reference: &Trajectory) -> Result<Option<scoremd::Model>> {
+    Ok(sample::diffusion_model(spec, Some(&reference.system)).transpose()?)
 }
 
 /// Settings of the simulation that `--model` asks for: one replica per start structure, and these are frames of the

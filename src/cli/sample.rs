@@ -7,17 +7,16 @@ use super::input::{Frame, Model};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
 use crate::io::arrays::{Tensor, Values, write_arrays};
-use crate::io::{write_atomically, write_frames};
+use crate::io::{read_structure, write_atomically, write_frames};
 use crate::report::progress::Progress;
 use crate::signals::Interrupt;
 use crate::simulation::own_system;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
-use scorefield_integrators::DType;
 use scorefield_integrators::simd::SimdReal;
+use scorefield_integrators::{DType, System};
 use scorefield_models::scoremd;
 use scorefield_models::scoremd::likelihood::Likelihood;
-use scorefield_models::scoremd::provider::ScoreSpec;
 use scorefield_models::scoremd::sampler::{Method, Settings};
 use scorefield_models::spec::{ProviderSpec, parse_spec};
 use scorefield_models::weights::WeightsFile;
@@ -33,6 +32,7 @@ Examples:
   scorefield sample --model model.safetensors -n 1000 -o samples.dcd
   scorefield sample --model model.safetensors -n 10000 --sampler heun --steps 200 -o samples.npy
   scorefield sample --model scoremd -n 1000 -o samples.dcd --likelihood likelihoods.csv
+  scorefield sample --model dipeptides.safetensors --structure FK.pdb -n 10000 -o FK.dcd
   scorefield sample --formula C7H10O2 -n 100 -o molecules.sdf
   scorefield sample --model gpff --compositions qm9.xyz --shape rod --sampler sdd --steps 64 -o rods.xyz
   scorefield sample --model gpff --scaffold phenol.sdf --frozen 'not type H' -n 20 -o phenols.sdf
@@ -59,6 +59,9 @@ pub(super) struct SampleFlags {
     /// Leave out the noise of the last step and return the mean of the clean data
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
     pub(super) denoise: Option<bool>,
+    /// Structure of the beads of the molecule that a transferable model is to draw
+    #[arg(long, value_name = "FILE")]
+    pub(super) structure: Option<PathBuf>,
     /// Write the log-likelihood of every sample, from the probability flow of a diffusion model
     #[arg(long, value_name = "FILE")]
     pub(super) likelihood: Option<PathBuf>,
@@ -77,18 +80,22 @@ impl SampleFlags {
     pub(super) const MODEL: &str = "gpff";
 }
 
-/// The diffusion model of one system that `spec` names, also where it cannot be read; `None` for every other provider.
-fn diffusion_model(spec: &str) -> Option<scorefield_models::Result<scoremd::Model>> {
-    match parse_spec(spec) {
-        Ok(ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. })) => Some(scoremd::Model::read(&file)),
-        Ok(ProviderSpec::Scoremd(ScoreSpec { weights: None, .. })) => Some(scoremd::provider::embedded()),
+/// The diffusion model that `spec` names, also where it cannot be read; `None` for every other provider. `beads` is the molecule
+/// that a transferable one is for, where `spec` does not name it.
+pub(super) fn diffusion_model(spec: &str, beads: Option<&System>) -> Option<scorefield_models::Result<scoremd::Model>> {
+    let model = match parse_spec(spec) {
+        Ok(ProviderSpec::Scoremd(spec)) => spec.model(),
         Ok(ProviderSpec::Weights { file }) => match WeightsFile::read(&file) {
-            Ok(w) if w.metadata().architecture != scoremd::model::ARCHITECTURE => None,
-            Ok(w) => Some(scoremd::Model::from_weights(&file, w)),
-            Err(e) => Some(Err(e)),
+            Ok(w) if w.metadata().architecture != scoremd::model::ARCHITECTURE => return None,
+            Ok(w) => scoremd::Model::from_weights(&file, w),
+            Err(e) => Err(e),
         },
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(model.and_then(|model| match beads {
+        Some(system) if model.is_transferable() => model.for_beads(system),
+        _ => Ok(model),
+    }))
 }
 
 fn method(text: &str) -> Result<Method, String> {
@@ -104,7 +111,13 @@ const MOST: usize = 1 << 28;
 /// Where flags or weights are wrong, a sample is not finite, or the file cannot be written.
 pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
     let spec = flags.model.as_deref().unwrap_or(SampleFlags::MODEL);
-    let Some(model) = diffusion_model(spec) else {
+    let structure = flags.structure.as_deref().map(read_structure).transpose()?;
+    let Some(model) = diffusion_model(spec, structure.as_ref().map(|f| &*f.system)) else {
+        if flags.structure.is_some() {
+            return usage(
+                "--structure says which molecule a transferable diffusion model draws; molecules of pseudo-forces begin with --scaffold",
+            )?;
+        }
         if flags.denoise.is_some() {
             return usage("--denoise is a setting of diffusion models of one system; samplers of pseudo-forces end without noise")?;
         }
@@ -122,6 +135,13 @@ pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
         return usage(format!("{spec} is a diffusion model of one system: only --sampler, --steps and --denoise say how it is sampled"))?;
     }
     let model = model?;
+    if model.is_transferable() {
+        let names: Vec<&str> = model.systems.iter().map(|s| s.name.as_str()).collect();
+        return usage(format!(
+            "{spec} is a model of many molecules; say which one: --structure FILE with its beads, or --model scoremd:weights={spec},system=NAME with one of {}",
+            names.join(", ")
+        ))?;
+    }
     let default = Settings::default();
     let settings = Settings {
         method: flags.sampler.sampler.as_deref().map_or(Ok(default.method), method).map_err(|e| Error::Usage(format!("--sampler: {e}")))?,
@@ -145,7 +165,7 @@ pub(super) fn run(flags: SampleFlags, runtime: &Runtime) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     };
     let seconds = start.elapsed().as_secs_f64();
-    write(output, spec, &model, &x, runtime)?;
+    write(output, spec, &model, structure, &x, runtime)?;
     print(format!(
         "{n} samples, {} scores each, in {seconds:.2} s: {:.0} samples/s, {:.1} µs per score and thread\n{}, seed {}: {}",
         settings.evaluations(),
@@ -238,7 +258,7 @@ pub(super) fn draw<T: SimdReal>(
 }
 
 /// Writes samples as arrays or as a trajectory, by the file's extension.
-fn write(output: &Path, spec: &str, model: &scoremd::Model, x: &[f64], runtime: &Runtime) -> Result<()> {
+fn write(output: &Path, spec: &str, model: &scoremd::Model, structure: Option<Frame>, x: &[f64], runtime: &Runtime) -> Result<()> {
     let d = model.dimension();
     let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
     if ["npy", "npz", "safetensors"].contains(&extension) {
@@ -250,8 +270,10 @@ fn write(output: &Path, spec: &str, model: &scoremd::Model, x: &[f64], runtime: 
         return Ok(());
     }
     let built = Model::build(spec, None)?;
-    let toy = built.own_toy().with_context(|| format!("{spec}: the weights hold no start frames"))?;
-    let system = Arc::new(own_system(toy)?);
+    let system = match structure {
+        Some(frame) => frame.system,
+        None => Arc::new(own_system(built.own_toy().with_context(|| format!("{spec}: the weights hold no start frames"))?)?),
+    };
     let frames: Vec<Frame> = x
         .chunks_exact(d)
         .map(|row| {

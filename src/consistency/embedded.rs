@@ -20,7 +20,7 @@ const UNIT_NM: f64 = 1e-4;
 /// Where the embedded files do not fit each other.
 pub fn embedded_frames() -> Result<(Trajectory, Trajectory)> {
     let broken = |what: String| Error::Run(format!("the embedded frames: {what}"));
-    let (_, toy) = ScoreSpec { weights: None, t: None }.build().map_err(Error::from)?;
+    let (_, toy) = ScoreSpec::default().build().map_err(Error::from)?;
     let toy = toy.ok_or_else(|| broken("the embedded model has no system".into()))?;
     let system = Arc::new(own_system(&toy)?);
     let tensors = SafeTensors::deserialize(FRAMES).map_err(|e| broken(e.to_string()))?;

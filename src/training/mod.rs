@@ -191,8 +191,10 @@ fn train<T: SimdReal + Root>(
     let data = load(&request, &setup, seed, runtime)?;
     let plan = plan::plan(&request.recipe, &setup, &data, seed)?;
     let out = directory(&request.recipe);
-    let networks = setup.config.experts.iter().map(|e| network::<T>(e, &[])).collect::<scorefield_models::Result<Vec<_>>>()?;
-    let shared = Arc::new(Data { x: data.x.clone(), scores: data.scores.clone(), dimension: data.dimension });
+    let kinds: Vec<_> = data.molecules.iter().map(|m| m.kinds.clone()).collect();
+    let networks = setup.config.experts.iter().map(|e| network::<T>(e, &kinds)).collect::<scorefield_models::Result<Vec<_>>>()?;
+    let (x, scores, system) = (data.x.clone(), data.scores.clone(), data.of_molecule.clone());
+    let shared = Arc::new(Data { x, scores, system, dimension: data.dimension });
     let mut trainer = Trainer::new(plan, networks, shared)?;
     let mut header = Header {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -246,9 +248,9 @@ fn train<T: SimdReal + Root>(
 fn load(request: &Request, setup: &Published, seed: u64, runtime: &Runtime) -> Result<TrainingData> {
     let settings = &request.recipe.data;
     let dimension = setup.config.experts.first().map(|e| e.body.dimension());
-    match (&settings.simulate, &settings.trajectory) {
-        (Some(_), Some(_)) => usage("[data]: trajectory and simulate are both given; one of them must go"),
-        (Some(simulate), None) => {
+    match (&settings.simulate, settings.trajectory.is_some() || settings.systems.is_some()) {
+        (Some(_), true) => usage("[data]: trajectory and simulate are both given; one of them must go"),
+        (Some(simulate), false) => {
             let kt = temperature(settings, UnitSystem::Reduced)?;
             runtime.say(format_args!("simulating {} frames of {} at kT = {kt}", simulate.frames, simulate.model));
             let (x, mass) = toy::simulate(simulate, kt, &runtime.pool)?;
@@ -294,12 +296,13 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let parameters: usize = self.setup.config.parameters().iter().sum();
         let residual = plan.stages.iter().find_map(|s| s.objective.fokker_planck);
         self.runtime.say(format_args!(
-            "{} of {parameters} parameters on {} frames of {} coordinates (scale {:.4}), {} of them held out; {} steps of {} rows{}; {}, {}, {} threads, seed {}; writing to {}",
+            "{} of {parameters} parameters on {} frames{} of {} coordinates (scale {:.4}), {} of them held out; {} steps of {} rows{}; {}, {}, {} threads, seed {}; writing to {}",
             match plan.stages.len() {
                 1 => "one network".to_owned(),
                 n => format!("{n} networks"),
             },
             self.data.len(),
+            if self.data.molecules.is_empty() { String::new() } else { format!(" of {} molecules", self.data.molecules.len()) },
             self.data.dimension,
             self.data.scale,
             plan.held_out,
@@ -429,6 +432,21 @@ impl<T: SimdReal + Root> Run<'_, T> {
         Ok(self.model().write(&self.out.join(MODEL_FILE))?)
     }
 
+    /// Which frames go with the model: evenly spread ones, of several molecules as many of each.
+    fn start_frames(&self) -> Vec<usize> {
+        let molecules = self.data.molecules.len().max(1);
+        let all = |m: usize| match self.data.of_molecule.is_empty() {
+            true => 0..self.data.len(),
+            false => {
+                let first = |m: u32| self.data.of_molecule.partition_point(|&of| of < m);
+                first(m as u32)..first(m as u32 + 1)
+            }
+        };
+        let shortest = (0..molecules).map(|m| all(m).len()).min().unwrap_or(0);
+        let wanted = self.header.recipe.output.start_frames.unwrap_or(if molecules > 1 { 16 } else { 128 }).min(shortest);
+        (0..molecules).flat_map(|m| (0..wanted).map(move |k| (m, k))).map(|(m, k)| all(m).start + k * all(m).len() / wanted).collect()
+    }
+
     /// The model with averaged weights.
     fn model(&self) -> Model {
         let config = self.setup.config.clone();
@@ -437,12 +455,9 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let narrow = |v: &[T]| v.iter().map(|x| x.to_f64() as f32).collect::<Vec<f32>>();
         let sizes = config.parameters();
         let log_z = plan.stages.iter().find_map(|s| s.objective.log_z.map(|z| (z, narrow(&average[s.network][sizes[s.network]..]))));
-        let (d, n) = (self.data.dimension, self.data.len());
-        let starts = self.header.recipe.output.start_frames.unwrap_or(128).min(n);
-        let natural = |x: f32| (f64::from(x) / self.data.scale) as f32;
-        let start_frames = (0..starts).flat_map(|k| {
-            let i = k * n / starts;
-            self.data.x[i * d..(i + 1) * d].iter().map(|&x| natural(x))
+        let start_frames = self.start_frames().into_iter().flat_map(|i| {
+            let d = self.data.dimension;
+            self.data.x[i * d..(i + 1) * d].iter().map(|&x| (f64::from(x) / self.data.scale) as f32)
         });
         Model {
             process: plan.stages.first().map_or_else(VariancePreserving::default, |s| s.objective.process),
@@ -455,6 +470,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
             types: self.data.system.types.clone(),
             masses: self.data.system.masses.clone(),
             pdb: self.data.pdb.clone(),
+            systems: self.data.molecules.clone(),
             start_frames: start_frames.collect(),
             training_range: training_range(&self.data),
             command: self.header.command.clone(),

@@ -4,7 +4,7 @@ use crate::config::{Recipe, TrainSettings};
 use crate::dataset::TrainingData;
 use crate::error::{Result, usage};
 use scorefield_integrators::UnitSystem;
-use scorefield_models::scoremd::config::{BeadFeatures, Body, Head, ModelConfig, PRESETS};
+use scorefield_models::scoremd::config::{Body, Head, ModelConfig, PRESETS};
 use scorefield_models::scoremd::fokker_planck::{FokkerPlanck, Formulas};
 use scorefield_models::scoremd::log_z::LogZ;
 use scorefield_models::scoremd::loss::{ForceMatching, Objective};
@@ -39,11 +39,6 @@ pub(super) fn setup(recipe: &Recipe) -> Result<Published> {
                     "preset = \"{name}\" has no published mixture; write variant = \"diffusion\" or \"fokker-planck\", or your own [[experts]]"
                 ));
             }
-            None if name.starts_with("dipeptides") => {
-                return usage(
-                    "preset = \"dipeptides\": transferable networks learn from many systems at once, which this program does not read yet",
-                );
-            }
             None if PRESETS.contains(&name.as_str()) => {
                 let base = name.trim_end_matches("-mixture");
                 return usage(format!("preset = \"{name}\": write preset = \"{base}\" and variant = \"mixture\" or \"both\""));
@@ -59,10 +54,18 @@ pub(super) fn setup(recipe: &Recipe) -> Result<Published> {
             residual_weight: if variant.has_residual() { 5e-4 } else { 0.0 },
         },
     };
-    for (k, e) in setup.config.experts.iter().enumerate() {
-        if matches!(&e.body, Body::GraphTransformer { features: BeadFeatures::Residue, .. }) {
-            return usage(format!("network {k} is transferable (features of residues), which cannot be trained yet"));
+    match (setup.config.is_transferable(), recipe.data.systems.is_none()) {
+        (true, true) => {
+            return usage(
+                "[data]: a transferable network learns from several molecules; write systems = \"FOLDER\" with NAME.pdb and NAME.dcd of each",
+            );
         }
+        (false, false) => {
+            return usage("[data]: systems are for transferable networks (preset = \"dipeptides\"); others are of one molecule");
+        }
+        _ => {}
+    }
+    for e in &setup.config.experts {
         if e.body.dimension() != setup.config.experts[0].body.dimension() {
             return usage("the networks of a mixture are for configurations of different sizes");
         }

@@ -233,6 +233,11 @@ pub const MIXTURE_RANGES: [TimeRange; 3] =
     [TimeRange { start: 0.6, end: 1.0 }, TimeRange { start: 0.1, end: 0.6 }, TimeRange { start: 0.0, end: 0.1 }];
 
 impl ModelConfig {
+    /// Whether beads are told apart by residue and name, so that one model is for many molecules.
+    pub fn is_transferable(&self) -> bool {
+        self.experts.iter().any(|e| matches!(e.body, Body::GraphTransformer { features: BeadFeatures::Residue, .. }))
+    }
+
     /// A published model by name (one of [`PRESETS`]).
     pub fn preset(name: &str) -> Option<ModelConfig> {
         use BeadFeatures::{Index, Residue};

@@ -63,6 +63,8 @@ pub struct Samples<T> {
     pub x: Vec<T>,
     /// Times `[M]`.
     pub t: Vec<T>,
+    /// Which system each row is of `[M]`; empty where there is one only.
+    pub system: Vec<u32>,
     /// Noise ε `[M, D]`.
     pub noise: Vec<T>,
     /// Clean scores `[M, D]`; empty where there are none.
@@ -78,6 +80,7 @@ impl<T> Samples<T> {
     pub fn clear(&mut self) {
         self.x.clear();
         self.t.clear();
+        self.system.clear();
         self.noise.clear();
         self.clean_scores.clear();
         self.residual_rows.clear();
@@ -175,6 +178,7 @@ pub struct LossEvaluator<T> {
     /// Rows of which scores are needed: the samples, then displaced ones.
     x: Vec<T>,
     t: Vec<T>,
+    system: Vec<u32>,
     score: Vec<T>,
     energy: Vec<T>,
     u: Vec<T>,
@@ -182,6 +186,7 @@ pub struct LossEvaluator<T> {
     /// Rows of which energies alone are needed.
     x_times: Vec<T>,
     t_times: Vec<T>,
+    system_times: Vec<u32>,
     e_times: Vec<T>,
     a_times: Vec<T>,
     stencils: Vec<TimeStencil>,
@@ -222,10 +227,14 @@ impl<T: SimdReal> LossEvaluator<T> {
         self.score.resize(score_rows * d, T::default());
         let energies = residual.is_some();
         self.energy.resize(if energies { score_rows } else { 0 }, T::default());
-        worker.evaluate(Rows { x: &self.x, t: &self.t, system: &[] }, energies.then_some(&mut self.energy[..]), Some(&mut self.score));
+        worker.evaluate(
+            Rows { x: &self.x, t: &self.t, system: &self.system },
+            energies.then_some(&mut self.energy[..]),
+            Some(&mut self.score),
+        );
         self.e_times.resize(self.t_times.len(), T::default());
         if energies {
-            worker.evaluate(Rows { x: &self.x_times, t: &self.t_times, system: &[] }, Some(&mut self.e_times), None);
+            worker.evaluate(Rows { x: &self.x_times, t: &self.t_times, system: &self.system_times }, Some(&mut self.e_times), None);
         }
 
         // Losses and their derivatives with respect to values.
@@ -258,9 +267,19 @@ impl<T: SimdReal> LossEvaluator<T> {
         // Their gradient.
         if let Some(values) = values {
             let values = &mut values[..network];
-            worker.accumulate(Rows { x: &self.x, t: &self.t, system: &[] }, energies.then_some(&self.a[..]), Some(&self.u), values);
+            worker.accumulate(
+                Rows { x: &self.x, t: &self.t, system: &self.system },
+                energies.then_some(&self.a[..]),
+                Some(&self.u),
+                values,
+            );
             if energies {
-                worker.accumulate(Rows { x: &self.x_times, t: &self.t_times, system: &[] }, Some(&self.a_times), None, values);
+                worker.accumulate(
+                    Rows { x: &self.x_times, t: &self.t_times, system: &self.system_times },
+                    Some(&self.a_times),
+                    None,
+                    values,
+                );
             }
         }
         sums
@@ -277,9 +296,13 @@ impl<T: SimdReal> LossEvaluator<T> {
         for list in [&mut self.x, &mut self.t, &mut self.x_times, &mut self.t_times] {
             list.clear();
         }
+        for list in [&mut self.system, &mut self.system_times] {
+            list.clear();
+        }
         self.stencils.clear();
         self.bases.clear();
         self.residuals.clear();
+        self.system.extend_from_slice(&samples.system);
         self.x.extend_from_slice(&samples.x);
         self.t.extend_from_slice(&samples.t);
         let Some(settings) = residual else { return };
@@ -299,6 +322,7 @@ impl<T: SimdReal> LossEvaluator<T> {
                 for (eps, &row) in probe.chunks_exact(d).zip(chosen) {
                     let row = row as usize;
                     self.t.push(samples.t[row]);
+                    self.system.extend(samples.system.get(row));
                     self.x.extend(samples.x[row * d..(row + 1) * d].iter().zip(eps).map(|(&x, &e)| x + sign * e));
                 }
             }
@@ -311,6 +335,7 @@ impl<T: SimdReal> LossEvaluator<T> {
                     let from = if published { samples.t.len() + 2 * k * chosen.len() + j } else { row as usize };
                     self.x_times.extend_from_slice(&self.x[from * d..(from + 1) * d]);
                     self.t_times.push(T::from_f64(self.stencils[j].times[time]));
+                    self.system_times.extend(samples.system.get(row as usize));
                 }
             }
         }

@@ -34,6 +34,7 @@ pub mod sampler;
 #[cfg(test)]
 mod sampler_tests;
 pub mod trainer;
+pub mod transfer;
 
 pub use mixture::Mixture;
 pub use model::Model;

@@ -4,14 +4,15 @@
 //! |---|---|---|
 //! | `expert{k}.{name}` | as [`Layout`](super::config::Layout) says | parameters, from the largest times to the smallest |
 //! | `log_z.coefficients` | `[K]` | [`LogZ`], where it was trained |
-//! | `start_frames` | `[n, N, 3]` or `[n, D]` | some of the training data, in nm (reduced units for toys) |
+//! | `start_frames` | `[n, N, 3]` or `[n, D]` | some of the training data, in nm (reduced units for toys); of a transferable model as many of each system, one after the other |
 //! | `training_range` | `[P, 6]` | of each [`RangeColumn`]: pair distances `(0, 1), (0, 2), …` of beads, else the coordinates |
 //!
 //! Metadata are those of [`weights`]; `parameters` holds [`Settings`].
 
-use super::config::{Body, ExpertConfig, Head, ModelConfig};
+use super::config::{Body, ExpertConfig, Head, ModelConfig, RESIDUE_TABLES};
 use super::log_z::LogZ;
 use super::process::VariancePreserving;
+use super::transfer::TrainedSystem;
 use crate::adapters::Prediction;
 use crate::error::{Error, Result};
 use crate::weights::{self, Ensemble, Metadata, OneSystem, WeightsFile};
@@ -62,6 +63,9 @@ pub struct Settings {
     /// The normaliser's splines, where they were trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_z: Option<LogZ>,
+    /// Molecules that a transferable model was trained on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub systems: Vec<TrainedSystem>,
 }
 
 /// A trained model.
@@ -87,8 +91,10 @@ pub struct Model {
     pub types: Vec<u32>,
     /// Their masses in u `[N]`.
     pub masses: Vec<f64>,
-    /// The beads as a PDB file.
+    /// The beads as a PDB file; none of a transferable model.
     pub pdb: Option<String>,
+    /// Molecules that a transferable model was trained on; else empty.
+    pub systems: Vec<TrainedSystem>,
     /// Some training data `[n, D]` in nm.
     pub start_frames: Vec<f32>,
     /// Where the training data lie `[P, 6]` in nm, see [`RangeColumn`]; empty where it was not recorded.
@@ -157,6 +163,7 @@ impl Model {
             evaluation_time: self.evaluation_time,
             masses: self.masses.clone(),
             log_z: self.log_z.as_ref().map(|(z, _)| *z),
+            systems: self.systems.clone(),
         };
         let potential = self.config.experts.last().is_some_and(|e| e.head == Head::Potential);
         Ok(Metadata {
@@ -254,6 +261,9 @@ impl Model {
             Some(_) => weights.values::<f32>("training_range", &[ranges, RANGE_COLUMNS])?,
         };
         weights.finish()?;
+        if start_frames.len() % (d * settings.systems.len().max(1)) != 0 {
+            return Err(refuse(format!("its start frames cannot be shared out to {} systems", settings.systems.len())));
+        }
         let particles = match &body {
             Body::GraphTransformer { beads, .. } => *beads,
             Body::Mlp { dimension, .. } if *dimension <= 3 => 1,
@@ -281,6 +291,7 @@ impl Model {
             types,
             masses: settings.masses,
             pdb,
+            systems: settings.systems,
             start_frames,
             training_range,
             command: metadata.command,
@@ -314,6 +325,20 @@ fn check_settings(settings: &Settings) -> std::result::Result<(), String> {
     for pair in experts.windows(2) {
         if pair[0].range.start != pair[1].range.end {
             return Err(format!("no network has the times from {} to {}", pair[1].range.end, pair[0].range.start));
+        }
+    }
+    let transferable = ModelConfig { experts: experts.clone() }.is_transferable();
+    if transferable != !settings.systems.is_empty() {
+        return Err(format!(
+            "{} systems of a model that is{} transferable",
+            settings.systems.len(),
+            if transferable { "" } else { " not" }
+        ));
+    }
+    for system in &settings.systems {
+        let fits = |kind: &[u32; 4]| kind.iter().zip(RESIDUE_TABLES).all(|(&k, (_, rows))| (k as usize) < rows);
+        if 3 * system.kinds.len() != experts[0].body.dimension() || !system.kinds.iter().all(fits) {
+            return Err(format!("the kinds of beads of system `{}` are not those of {:?}", system.name, experts[0].body));
         }
     }
     if !(settings.evaluation_time >= 0.0 && settings.evaluation_time < 1.0) {
@@ -351,6 +376,7 @@ mod tests {
             types: vec![6; particles],
             masses: vec![12.011; particles],
             pdb: Some("END\n".into()),
+            systems: Vec::new(),
             start_frames: (0..4 * d).map(number).collect(),
             training_range: (0..ranges * RANGE_COLUMNS).map(number).collect(),
             command: "scorefield train recipe.toml".into(),

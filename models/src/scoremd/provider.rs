@@ -20,7 +20,7 @@ use std::sync::Arc;
 static EMBEDDED: &[u8] = include_bytes!("../../../data/models/alanine-dipeptide/both-0.safetensors");
 
 /// Weights of a ScoreMD model, and the time at which forces are taken.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreSpec {
     /// The safetensors file; without it the embedded model of five beads of alanine dipeptide.
@@ -29,17 +29,30 @@ pub struct ScoreSpec {
     /// Diffusion time, by default what the file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub t: Option<f64>,
+    /// One of the molecules that a transferable model was trained on; without it the structure says which one it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
 }
 
 impl ScoreSpec {
     /// Reads the file; the model's own system comes with it.
     ///
     /// # Errors
-    /// Where the file is no model of this architecture, or the time is not within 0 to 1.
+    /// As [`ScoreSpec::model`], or where the time is not within 0 to 1.
     pub fn build(&self) -> Result<(ScoreProvider, Option<Toy>)> {
-        match &self.weights {
-            Some(file) => Self::of(file, Model::read(file)?, self.t),
-            None => Self::of(Path::new("alanine-dipeptide-beads"), embedded()?, self.t),
+        let file = self.weights.as_deref().unwrap_or(Path::new("alanine-dipeptide-beads"));
+        Self::of(file, self.model()?, self.t)
+    }
+
+    /// The model, of one molecule where `system` names it.
+    ///
+    /// # Errors
+    /// Where the file is no model of this architecture, or was not trained on that molecule.
+    pub fn model(&self) -> Result<Model> {
+        let model = self.weights.as_deref().map_or_else(embedded, Model::read)?;
+        match &self.system {
+            Some(name) => model.for_system(name),
+            None => Ok(model),
         }
     }
 
@@ -67,8 +80,11 @@ pub fn embedded() -> Result<Model> {
     Model::from_bytes(Path::new("the embedded model"), EMBEDDED)
 }
 
-/// The beads that a model was trained on, at the first of its start frames; `None` where the file has none.
+/// The beads that a model was trained on, at the first of its start frames; `None` where the file has none, or many molecules'.
 fn own_system(model: &Model, name: &str) -> Option<Toy> {
+    if model.is_transferable() {
+        return None;
+    }
     let d = model.dimension();
     let axes = axes(model);
     let system = System { types: model.types.clone(), axes, ..System::particles(name, model.types.len(), 1.0) };
@@ -103,12 +119,6 @@ pub(super) fn expert(model: &Model, t: f64) -> usize {
 pub(super) fn check(model: &Model) -> Result<()> {
     for ExpertConfig { body, .. } in &model.config.experts {
         match body {
-            Body::GraphTransformer { features: super::config::BeadFeatures::Residue, .. } => {
-                return Err(Error::spec(
-                    "scoremd",
-                    "a file of a transferable model does not say which residues it is to be used for; train one for a single system",
-                ));
-            }
             Body::Mlp { dimension, .. } if *dimension > 3 && !dimension.is_multiple_of(3) => {
                 return Err(Error::spec(
                     "scoremd",
@@ -125,6 +135,8 @@ pub(super) fn check(model: &Model) -> Result<()> {
 /// conservative where the network gives an energy.
 pub struct ScoreProvider {
     model: Arc<Model>,
+    /// A transferable model, of which `model` is that of the beads of the present batch.
+    transferable: Option<Arc<Model>>,
     capabilities: Capabilities,
     expert: usize,
     time: f64,
@@ -204,7 +216,7 @@ impl ScoreProvider {
     /// Forces of `model` at time `t`; `name` is for messages.
     ///
     /// # Errors
-    /// Where the time is not within 0 to 1, or the model is not of one system.
+    /// Where the time is not within 0 to 1, or coordinates are no particles.
     pub fn new(model: Arc<Model>, name: impl Into<String>, t: f64) -> Result<Self> {
         let name = name.into();
         if !(0.0..=1.0).contains(&t) {
@@ -222,12 +234,34 @@ impl ScoreProvider {
             ..Capabilities::potential(name)
         };
         let kt = model.temperature * if model.units == UnitSystem::Si { BOLTZMANN } else { 1.0 };
-        Ok(ScoreProvider { model, capabilities, expert, time: t, kt, work32: Work::new(), work64: Work::new() })
+        let transferable = model.is_transferable().then(|| model.clone());
+        Ok(ScoreProvider { model, transferable, capabilities, expert, time: t, kt, work32: Work::new(), work64: Work::new() })
     }
 
     /// Time at which forces are taken.
     pub fn time(&self) -> f64 {
         self.time
+    }
+
+    /// Makes the model of the batch's molecule from a transferable one.
+    fn choose_beads(&mut self, batch: &Batch) -> ContractResult<()> {
+        let (Some(from), Some(system)) = (&self.transferable, batch.systems().first()) else { return Ok(()) };
+        let fail = |what: String| {
+            let remedy = "name its beads as in the training data, and simulate one molecule at a time".into();
+            Err(scorefield_integrators::Error::Unsupported { provider: self.capabilities.name.clone(), what, remedy })
+        };
+        if let Some(other) = batch.systems().iter().find(|other| !Arc::ptr_eq(other, system) && other.names != system.names) {
+            return fail(format!("{} and {} in one batch", system.name, other.name));
+        }
+        match from.for_beads(system) {
+            Err(e) => return fail(format!("forces on {}: {e}", system.name)),
+            Ok(model) if model.parameters != self.model.parameters => {
+                self.model = Arc::new(model);
+                (self.work32, self.work64) = (Work::new(), Work::new());
+            }
+            Ok(_) => {}
+        }
+        Ok(())
     }
 
     /// Every replica must be the beads that the network was trained on, in their order.
@@ -269,6 +303,7 @@ impl ForceProvider for ScoreProvider {
     fn prepare(&mut self, batch: &Batch, dtype: DType) -> ContractResult<()> {
         self.capabilities.check_batch(batch, false, dtype)?;
         self.check_beads(batch)?;
+        self.choose_beads(batch)?;
         let prepared = match dtype {
             DType::F32 => self.work32.prepare(&self.model, self.expert, self.time, batch.replicas()),
             DType::F64 => self.work64.prepare(&self.model, self.expert, self.time, batch.replicas()),
@@ -294,6 +329,7 @@ impl ForceProvider for ScoreProvider {
     fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {
         Ok(Box::new(ScoreProvider {
             model: self.model.clone(),
+            transferable: self.transferable.clone(),
             capabilities: self.capabilities.clone(),
             expert: self.expert,
             time: self.time,

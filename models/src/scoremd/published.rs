@@ -48,7 +48,7 @@ pub struct Published {
 
 /// Systems and how they were trained: epochs of one network and of the three of a mixture, batch, weights of the residual
 /// alone and with a mixture, learning rate with the residual.
-const SYSTEMS: [(&str, f64, [f64; 3], usize, [f64; 2], f64); 9] = [
+const SYSTEMS: [(&str, f64, [f64; 3], usize, [f64; 2], f64); 10] = [
     ("double-well-1d", 200.0, [0.0; 3], 128, [5e-4, 5e-4], 3e-4),
     ("double-well-2d", 200.0, [0.0; 3], 128, [5e-4, 5e-4], 3e-4),
     ("muller-brown", 180.0, [30.0, 30.0, 120.0], 128, [5e-4, 5e-4], 3e-4),
@@ -56,6 +56,7 @@ const SYSTEMS: [(&str, f64, [f64; 3], usize, [f64; 2], f64); 9] = [
     ("alanine-dipeptide-6", 10_000.0, [0.0; 3], 1024, [5e-4, 1e-3], 3e-4),
     ("alanine-dipeptide-10", 10_000.0, [0.0; 3], 1024, [5e-4, 1e-3], 3e-4),
     ("alanine-dipeptide-22", 10_000.0, [0.0; 3], 1024, [5e-4, 1e-3], 3e-4),
+    ("dipeptides", 120.0, [10.0, 20.0, 100.0], 1024, [5e-3, 1e-4], 3e-4),
     ("chignolin", 2000.0, [100.0, 200.0, 1700.0], 1024, [2e-3, 2e-3], 1e-4),
     ("bba", 1500.0, [200.0, 400.0, 1200.0], 1024, [1e-2, 2e-2], 1e-4),
 ];

@@ -78,6 +78,8 @@ pub struct Data {
     pub x: Vec<f32>,
     /// Their scores `[n, D]`, where forces are known.
     pub scores: Option<Vec<f32>>,
+    /// Which of the networks' systems each frame is of `[n]`; empty where there is one only.
+    pub system: Vec<u32>,
     /// Coordinates of a frame, D.
     pub dimension: usize,
 }
@@ -299,6 +301,7 @@ impl<'a> Sampler<'a> {
             let (mean, sigma) = (self.stage.objective.process.mean(t.to_f64()), self.stage.objective.process.sigma(t.to_f64()));
             samples.t.push(t);
             let frame = self.frame(i);
+            samples.system.extend(self.data.system.get(frame));
             let clean = &self.data.x[frame * d..(frame + 1) * d];
             let scores = self.data.scores.as_ref().map(|s| &s[frame * d..(frame + 1) * d]);
             let rotation = self.plan.rotate.then(|| self.rotation(i));
@@ -646,6 +649,9 @@ fn check<T: SimdReal>(plan: &Plan, networks: &[Arc<dyn Network<T>>], data: &Data
     }
     if data.len() <= plan.held_out {
         return refuse("held-out frames", &plan.held_out, &format!("there are only {} frames in all", data.len()));
+    }
+    if !data.system.is_empty() && data.system.len() != data.len() {
+        return refuse("systems", &data.system.len(), "give one for each frame, or none");
     }
     if plan.clip.is_some_and(|c| !c.is_valid()) {
         return refuse("clip", &"not above zero", "give a bound above zero");

@@ -41,6 +41,7 @@ fn samples(d: usize, rows: usize) -> Samples<f64> {
         clean_scores: list(rows * d, 2),
         probes: list(2 * residual_rows.len() * d, 3),
         residual_rows,
+        ..Samples::default()
     }
 }
 
@@ -105,8 +106,7 @@ fn the_mean_of_two_estimates_is_the_square_of_the_residual() {
         let (mut product, mut single) = (0.0, 0.0);
         for signs in 0..16 {
             let probes = (0..4).map(|b| if signs >> b & 1 == 1 { 1.0 } else { -1.0 }).collect();
-            let samples =
-                Samples { x: x.to_vec(), t: vec![t], noise: vec![0.0; 2], clean_scores: Vec::new(), residual_rows: vec![0], probes };
+            let samples = Samples { x: x.to_vec(), t: vec![t], noise: vec![0.0; 2], residual_rows: vec![0], probes, ..Samples::default() };
             let sums = evaluator.evaluate(&mut *worker, &objective, &samples, &coefficients, None);
             product += sums.fokker_planck / 16.0;
             single += evaluator.residuals()[0].map(|r| r.total()).iter().sum::<f64>() / 32.0;
@@ -178,9 +178,9 @@ fn larger_displacements_carry_less_rounding() {
             x: narrow(&wide.x),
             t: narrow(&wide.t),
             noise: narrow(&wide.noise),
-            clean_scores: Vec::new(),
             residual_rows: wide.residual_rows.clone(),
             probes: narrow(&wide.probes),
+            ..Samples::default()
         };
         let (mut a, mut b) = (LossEvaluator::default(), LossEvaluator::default());
         a.evaluate(&mut *single, &objective, &samples, &[], None);
@@ -290,9 +290,9 @@ fn published_residuals_are_reproduced() {
             x: x.clone(),
             t: t.clone(),
             noise: vec![0.0; n * d],
-            clean_scores: Vec::new(),
             residual_rows: (0..n as u32).collect(),
             probes: eps.clone(),
+            ..Samples::default()
         };
         let mut evaluator = LossEvaluator::default();
         let sums = evaluator.evaluate(&mut recorded, &objective, &samples, &[], None);
@@ -349,9 +349,9 @@ fn published_gradients_are_reproduced() {
         x: tensor(&file, "x_t.f64"),
         t: tensor(&file, "t"),
         noise: tensor(&file, "eps"),
-        clean_scores: Vec::new(),
         residual_rows: (0..8).collect(),
         probes: tensor(&file, "fp_eps"),
+        ..Samples::default()
     };
     let published = Objective { fokker_planck: Some(FokkerPlanck::published(5e-4)), forces: None, ..objective(Formulas::Published) };
     let mut evaluator = LossEvaluator::default();
@@ -366,5 +366,60 @@ fn published_gradients_are_reproduced() {
         let worst = difference(gradient, &want);
         println!("{part}: loss within {worst_loss:.1e}, gradient within {worst:.1e}");
         assert!(worst_loss < 1e-9 && worst < 1e-9, "{part}: {worst_loss:.1e} {worst:.1e}");
+    }
+}
+
+#[test]
+fn rows_of_several_systems_are_those_of_each() {
+    use crate::scoremd::config::{BeadFeatures, Body, ExpertConfig, Head};
+    let kinds = [vec![[3, 0, 1, 0], [19, 4, 2, 0], [3, 2, 0, 1]], vec![[0, 1, 1, 1], [5, 4, 2, 0], [11, 3, 2, 1]]];
+    let config = ExpertConfig {
+        body: Body::GraphTransformer { beads: 3, width: 16, layers: 2, features: BeadFeatures::Residue },
+        head: Head::Potential,
+        range: TimeRange::ALL,
+    };
+    let noise = Noise::new(9);
+    let parameters: Vec<f64> = crate::scoremd::initial::initialise(&config.layout(), noise, 0);
+    for formulas in [Formulas::Corrected, Formulas::Published] {
+        let objective = Objective { log_z: None, ..objective(formulas) };
+        let (d, all) = (9, samples(9, 7));
+        let system = |row: usize| (row % 3 == 1 || row == 3) as u32;
+        let normalisation = Normalisation::new(&objective, 7, all.residual_rows.len(), 4);
+        let evaluate = |kinds: &[Vec<[u32; 4]>], samples: &Samples<f64>| {
+            let mut worker = crate::scoremd::network::network::<f64>(&config, kinds).unwrap().worker();
+            worker.load(&parameters);
+            let mut values = vec![0.0; parameters.len()];
+            let gradient = Gradient { values: &mut values, normalisation };
+            let sums = LossEvaluator::default().evaluate(&mut *worker, &objective, samples, &[], Some(gradient));
+            (sums, values)
+        };
+        let (sums, gradient) = evaluate(&kinds, &Samples { system: (0..7).map(system).collect(), ..all.clone() });
+        let mut parts = (LossSums::default(), vec![0.0; parameters.len()]);
+        for (k, kinds) in kinds.iter().enumerate() {
+            let rows: Vec<usize> = (0..7).filter(|&r| system(r) == k as u32).collect();
+            let of = |list: &[f64], w: usize| rows.iter().flat_map(|r| list[r * w..(r + 1) * w].to_vec()).collect::<Vec<f64>>();
+            // Places of those rows' probes among all.
+            let places: Vec<usize> = (0..all.residual_rows.len()).filter(|&p| rows.contains(&(all.residual_rows[p] as usize))).collect();
+            let place_of = |p: &usize| rows.iter().position(|&r| r == all.residual_rows[*p] as usize).unwrap() as u32;
+            let count = all.residual_rows.len();
+            let probes = [0, 1].iter().flat_map(|copy| places.iter().map(move |p| copy * count + p));
+            let some = Samples {
+                x: of(&all.x, d),
+                t: of(&all.t, 1),
+                noise: of(&all.noise, d),
+                clean_scores: of(&all.clean_scores, d),
+                residual_rows: places.iter().map(place_of).collect(),
+                probes: probes.flat_map(|p| all.probes[p * d..(p + 1) * d].to_vec()).collect(),
+                system: Vec::new(),
+            };
+            let (sums, gradient) = evaluate(std::slice::from_ref(kinds), &some);
+            parts.0.add(&sums);
+            parts.1.iter_mut().zip(gradient).for_each(|(a, b)| *a += b);
+        }
+        let close = |a: f64, b: f64, scale: f64| assert!((a - b).abs() <= 1e-10 * scale, "{formulas:?}: {a} {b}");
+        close(sums.dsm, parts.0.dsm, sums.dsm);
+        close(sums.fokker_planck, parts.0.fokker_planck, sums.fokker_planck.abs());
+        let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        gradient.iter().zip(&parts.1).for_each(|(a, b)| close(*a, *b, largest));
     }
 }

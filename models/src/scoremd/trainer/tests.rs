@@ -20,7 +20,7 @@ fn data(n: usize) -> Arc<Data> {
         })
         .collect();
     let scores = x.iter().enumerate().map(|(k, x)| -x / VARIANCES[k % 3] as f32).collect();
-    Arc::new(Data { x, scores: Some(scores), dimension: 3 })
+    Arc::new(Data { x, scores: Some(scores), dimension: 3, ..Data::default() })
 }
 
 fn objective() -> Objective {
@@ -279,7 +279,7 @@ fn a_real_network_learns_scores_and_its_normaliser() {
         let z = noise.normals(i, 0, 0, Purpose::Displacement);
         (0..2).map(move |d| (z[d] * variances[d].sqrt()) as f32)
     });
-    let data = Arc::new(Data { x: x.collect(), scores: None, dimension: 2 });
+    let data = Arc::new(Data { x: x.collect(), dimension: 2, ..Data::default() });
     let mut plan = plan(8000, objective());
     plan.stages[0].schedule.peak = 5e-3;
     plan.ema = Ema::default();
