@@ -435,7 +435,7 @@ impl Simulation {
             }
             if due(self.config.trajectory_every, next) {
                 let time = self.time();
-                self.ensemble.fetch(Fetch::POSITIONS)?;
+                self.ensemble.fetch(Fetch { positions: true, velocities: outputs::with_velocities(&self.config), forces: false })?;
                 for set in &mut self.sets {
                     set.write_frames(&self.ensemble, time)?;
                 }

@@ -239,3 +239,28 @@ fn trajectories_of_selected_atoms() {
     assert_eq!(output.status.code(), Some(2));
     assert!(super::support::error(&output).contains("--select"));
 }
+
+#[test]
+fn temperatures_of_elements_are_those_of_the_thermostat() {
+    const MM: &str = "mm:data/alanine-dipeptide/alanine-dipeptide-obc.xml";
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    let (reference, out) = (at("reference"), at("report"));
+    let run = ["simulate", "--model", "mm", "--replicas", "8", "--steps", "600", "--trajectory-every", "20", "--log-every", "0", "--quiet"];
+    succeed(&[&run[..], &["--out", &reference]].concat());
+    let usual = ["consistency", "--reference", &reference, "--model", MM, "--chains", "16", "--steps", "8000", "--every", "40", "--quiet"];
+    let more = ["--temperature", "300 K", "--friction", "10 /ps", "--integrator", "middle", "--dt", "1 fs"];
+    succeed(&[&usual[..], &more, &["--simulation-frames", "800:", "--out", &out]].concat());
+    let report = json(&Path::new(&out).join(""));
+    let set = report["sets"].as_array().unwrap().last().unwrap();
+    let elements: Vec<(u64, f64)> = set["temperatures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| (t["element"].as_u64().unwrap(), t["temperature"].as_f64().unwrap()))
+        .collect();
+    assert_eq!(elements.iter().map(|e| e.0).collect::<Vec<_>>(), [1, 6, 7, 8]);
+    // 16 replicas for 6 ps at a friction of 10/ps: the two oxygens' temperature has an error of 2 %.
+    assert!(elements.iter().all(|e| (e.1 - 300.0).abs() < 25.0), "{elements:?}");
+    assert!(std::fs::read_to_string(Path::new(&out).join("report.html")).unwrap().contains("kinetic temperature"));
+}

@@ -302,6 +302,8 @@ fn simulation_of(model: &str, flags: &ConsistencyFlags, reference: &Trajectory, 
         steps: flags.steps,
         on_divergence: Some(OnDivergence::Freeze),
         trajectory_every: Some(flags.every.unwrap_or(50)),
+        // A format that keeps velocities, whose temperatures the report shows by element.
+        trajectory_format: (cfg!(feature = "chemfiles") && !toy(flags)).then(|| "trr".into()),
         out: Some(out.join("simulation")),
         overwrite: flags.overwrite,
         ..RunFlags::default()

@@ -162,7 +162,7 @@ pub struct RunFlags {
     /// Steps between frames of the trajectory, 0 for none [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub trajectory_every: Option<u64>,
-    /// Format of the trajectory: dcd, extxyz, xtc, trr, … [default: dcd]
+    /// Format of the trajectory: dcd, extxyz, xtc, trr, …; trr, nc and gro keep velocities [default: dcd]
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub trajectory_format: Option<String>,
     /// Atoms that are written to the trajectory: `name CA`, `0-4,8` [default: all]

@@ -41,6 +41,10 @@ fn check_path(path: &Path) -> Result<()> {
 fn to_chemfiles(frame: &Frame) -> std::result::Result<chemfiles::Frame, String> {
     guard(|| {
         let mut out = chemfiles::Frame::new();
+        // Without this, velocities of atoms are dropped.
+        if frame.velocities.is_some() {
+            out.add_velocities();
+        }
         let clean = |text: &str| text.replace('\0', "");
         for i in 0..frame.len() {
             let name = &frame.system.names[i];

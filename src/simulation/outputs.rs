@@ -6,7 +6,7 @@ use crate::config::{LogFormat, RunConfig, Sampling, TrajectoryLayout};
 use crate::error::{Error, Result};
 use crate::io::{FileLength, Layout, Report, TrajectoryOptions, TrajectoryWriter, subsystem};
 use crate::report::log::{LogLayout, LogWriter, Row};
-use scorefield_integrators::{Batch, Ensemble, Exchange, System, UnitSystem};
+use scorefield_integrators::{Batch, Ensemble, Exchange, System, UnitSystem, View};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +25,14 @@ pub(super) struct Set {
     written: Option<Written>,
     /// What positions are multiplied with for the trajectory: files are in Å, but reduced units are written as they are.
     scale: f64,
+    /// Whether frames have velocities.
+    velocities: bool,
+}
+
+/// Whether frames of this run are written with velocities: where its format keeps them and its atoms have them.
+pub(super) fn with_velocities(config: &RunConfig) -> bool {
+    let keeps = ["trr", "nc", "netcdf", "amber netcdf", "gro"].contains(&config.trajectory_format.to_ascii_lowercase().as_str());
+    keeps && config.integrator.has_velocities()
 }
 
 /// Atoms of each replica that are written, indices from 0.
@@ -112,7 +120,17 @@ pub(super) fn open(
             Some([]) => return Err(missing(&names.trajectory)),
             lengths => Some(trajectory(config, names, batch, written, &members, overwrite, lengths)?),
         };
-        sets.push(Set { temperature, log, trajectory, members, first, first_member, written: written.cloned(), scale });
+        sets.push(Set {
+            temperature,
+            log,
+            trajectory,
+            members,
+            first,
+            first_member,
+            written: written.cloned(),
+            scale,
+            velocities: with_velocities(config),
+        });
     }
     Ok(sets)
 }
@@ -215,17 +233,19 @@ impl Set {
     pub(super) fn write_frames(&mut self, ensemble: &Ensemble, time: f64) -> Result<()> {
         let Some(writer) = &mut self.trajectory else { return Ok(()) };
         let mut positions = writer.buffer();
+        let mut velocities = self.velocities.then(|| Vec::with_capacity(positions.capacity()));
         for &replica in &self.members {
-            let view = ensemble.positions(replica);
-            match &self.written {
-                None => positions.extend((0..view.len()).map(|k| view.get(k) * self.scale)),
-                Some(atoms) => {
-                    positions.extend(atoms[replica].iter().flat_map(|&i| 3 * i..3 * i + 3).map(|k| view.get(k) * self.scale));
-                }
+            let append = |view: View<'_>, to: &mut Vec<f64>| match &self.written {
+                None => to.extend((0..view.len()).map(|k| view.get(k) * self.scale)),
+                Some(atoms) => to.extend(atoms[replica].iter().flat_map(|&i| 3 * i..3 * i + 3).map(|k| view.get(k) * self.scale)),
+            };
+            append(ensemble.positions(replica), &mut positions);
+            if let Some(velocities) = &mut velocities {
+                append(ensemble.velocities(replica), velocities);
             }
         }
         let cells = self.members.iter().map(|&r| ensemble.cell(r).map(|c| c.map(|x| x * self.scale))).collect();
-        writer.write(Report { step: ensemble.step(), time: Some(time), positions, velocities: None, cells })?;
+        writer.write(Report { step: ensemble.step(), time: Some(time), positions, velocities, cells })?;
         Ok(())
     }
 
