@@ -1,6 +1,6 @@
 //! Conformer models from outside: a small one is trained on three molecules, draws conformers of them, and is a force provider.
 
-use super::support::{fail, succeed};
+use super::support::{error, fail, run, succeed};
 use std::path::Path;
 
 /// Water, methanol and formaldehyde (Å).
@@ -70,7 +70,7 @@ fn a_model_is_trained_and_draws_conformers() {
     wrong(&["--smiles", "C", "--refine", "0.5"], &["--input"]);
     wrong(&["--smiles", "C", "--distinct", "3 eV"], &["--distinct"]);
     fail(&["conformers", "--model", &model, "-o", &at("x.sdf"), "--smiles", "CBr"], 1, &["CBr", "Br", "H C N O F"]);
-    fail(&["conformers", "-o", &at("x.sdf"), "--smiles", "C"], 2, &["--model"]);
+    fail(&["conformers", "-o", &at("x.sdf"), "--smiles", "C", "--plot", &at("x.svg")], 2, &["--plot", "--relax"]);
     fail(&["evaluate", &at("water.xyz"), "--model", &model], 1, &["smiles="]);
 }
 
@@ -113,4 +113,26 @@ fn ensembles_are_generated_and_compared() {
     assert!(printed.contains("2 molecules") && printed.contains("100.0 ± 0.0 %") && printed.contains("0.000 ± 0.000 A"), "{printed}");
     assert!(std::fs::read_to_string(at("s.json")).unwrap().contains("\"missing\": 0"));
     fail(&["evaluate-conformers", &at("all.sdf")], 2, &["--reference"]);
+}
+
+#[test]
+fn the_built_in_model_draws_and_energies_are_plotted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    let draw = |more: &[&str]| succeed(&[&["conformers", "--smiles", "CCCO", "-n", "6", "-o", &at("out.sdf"), "--quiet"], more].concat());
+    let printed = draw(&[]);
+    assert!(printed.contains("6 conformers of"), "{printed}");
+    let sdf = std::fs::read_to_string(at("out.sdf")).unwrap();
+    assert_eq!((sdf.matches("$$$$").count(), sdf.matches(" 12 11 ").count()), (6, 6), "{sdf}");
+    // Forces that are small enough from the start: energies of what was drawn.
+    draw(&["--relax", "harmonic:k=1 kJ/mol/nm^2", "--fmax", "1000 eV/A", "--plot", &at("energies.svg")]);
+    let plot = std::fs::read_to_string(at("energies.svg")).unwrap();
+    assert!(plot.contains("energy above the lowest") && plot.contains("CCCO"), "{plot}");
+    // Beyond what it learned, it says so.
+    let output = run(&["conformers", "--smiles", "CC(=O)Nc1ccc(O)cc1", "-n", "2", "-o", &at("out.sdf")]);
+    assert!(output.status.success() && error(&output).contains("11 heavy atoms"), "{}", error(&output));
+    // As forces, too.
+    std::fs::write(at("water.xyz"), "3\nwater\nO 0.05 0 0\nH 0.9 0.05 0\nH -0.2 0.9 0.05\n").unwrap();
+    let json = succeed(&["evaluate", &at("water.xyz"), "--model", "ditmc:smiles=O", "--json", "-", "--quiet"]);
+    assert!(json.contains("pseudo-force"), "{json}");
 }

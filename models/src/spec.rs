@@ -309,7 +309,11 @@ const KINDS: &[KindInfo] = &[
         aliases: &[],
         summary: "a conformer model as pseudo-forces (or mean forces) of one molecule at one noise level",
         parameters: &[
-            parameter("weights", "", "the safetensors file that `scorefield train` wrote"),
+            parameter(
+                "weights",
+                "",
+                "the safetensors file that `scorefield train` wrote, by default embedded: a small model of QM9's minima",
+            ),
             parameter("smiles", "", "the molecule, whose atoms (hydrogens last) are those of the structures"),
             parameter("sigma", "", "noise level, by default the smallest that it was trained with"),
             parameter("temperature", "", "temperature of the factor kT/sigma^2, by default that of its data, else `300 K`"),
@@ -551,7 +555,7 @@ impl ProviderSpec {
             ProviderSpec::Ani2x(s) | ProviderSpec::Ani1x(s) | ProviderSpec::Ani1ccx(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::So3lr(s) => s.weights = folder.join(&s.weights),
             ProviderSpec::Painn(PainnSpec { weights: Some(file) }) => *file = folder.join(&*file),
-            ProviderSpec::Ditmc(s) => s.weights = folder.join(&s.weights),
+            ProviderSpec::Ditmc(s) => s.weights = s.weights.as_ref().map(|w| folder.join(w)),
             ProviderSpec::Scoremd(ScoreSpec { weights: Some(file), .. }) => *file = folder.join(&*file),
             ProviderSpec::GpffOracle(s) => s.file = folder.join(&s.file),
             ProviderSpec::Sum { terms: inner } | ProviderSpec::Committee { members: inner } => {

@@ -6,11 +6,13 @@ use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
 use crate::generation::conformers::{ANGSTROMS, Conformer, Recipe, Relaxation, Subject, Tally, ensemble, graph_of};
 use crate::io::{ReadOptions, write_atomically, write_frames};
+use crate::report::plots::{LinePlot, Series, line_plot};
 use crate::signals::Interrupt;
 use anyhow::{Context, Result};
 use scorefield_integrators::relax::{RelaxOptions, RelaxSpec};
 use scorefield_integrators::units::Dimension;
 use scorefield_integrators::{DType, Kind, Noise, Quantity, UnitSystem};
+use scorefield_models::ditmc::model::EMBEDDED_HEAVY_ATOMS;
 use scorefield_models::ditmc::sampler::{Draw, Method, Times};
 use scorefield_models::ditmc::{DitmcModel, GraphContext, Sampler, SamplerSettings};
 use scorefield_models::molecule::{Graph, Perceiver, Vocabulary};
@@ -22,10 +24,10 @@ use std::time::Instant;
 const EXAMPLES: &str = "\
 Examples:
   # Twenty conformers of paracetamol
-  scorefield conformers --smiles 'CC(=O)Nc1ccc(O)cc1' -n 20 --model ditmc.safetensors -o paracetamol.sdf
+  scorefield conformers --smiles 'CC(=O)Nc1ccc(O)cc1' -n 20 -o paracetamol.sdf
 
   # Many molecules from a file, relaxed and ranked with ANI-2x, without duplicates
-  scorefield conformers --input molecules.smi -n 50 --model ditmc.safetensors --relax ani2x:weights=ani2x.safetensors --distinct 0.125A -o all.sdf
+  scorefield conformers --input molecules.smi -n 50 --model ditmc.safetensors --relax ani2x:weights=ani2x.safetensors --distinct 0.125A --plot energies.svg -o all.sdf
 
   # Refine given structures: noise of t = 0.8, then back in ten steps
   scorefield conformers --input rough.sdf --refine 0.8 --steps 10 -n 1 --model ditmc.safetensors -o refined.sdf
@@ -46,7 +48,7 @@ pub(super) struct ConformersFlags {
     /// A file of molecules
     #[arg(long, value_name = "FILE")]
     pub(super) input: Option<PathBuf>,
-    /// Weights of a conformer model
+    /// Weights of a conformer model [default: a small one, trained on QM9's minima]
     #[arg(long, value_name = "FILE")]
     pub(super) model: Option<PathBuf>,
     /// Conformers per molecule, or 2K for twice as many as the file has of it [default: 10]
@@ -67,7 +69,7 @@ pub(super) struct ConformersFlags {
     /// Start from the structures in the file with the noise of this time, from 0 (nothing is left of them) to below 1
     #[arg(long, value_name = "T", help_heading = "Sampler")]
     pub(super) refine: Option<f64>,
-    /// How often a conformer that is wrong is drawn in all [default: 10]
+    /// How often a conformer that is wrong is drawn in all [default: 25]
     #[arg(long, value_name = "N", help_heading = "Sampler")]
     pub(super) attempts: Option<u32>,
     /// Relax conformers with this force provider and rank them by energy
@@ -85,6 +87,9 @@ pub(super) struct ConformersFlags {
     /// Write a table with one row per conformer
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(super) table: Option<PathBuf>,
+    /// Draw the energies of each molecule's conformers (SVG); of ten molecules at most
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(super) plot: Option<PathBuf>,
 }
 
 /// Conformers per molecule.
@@ -99,13 +104,13 @@ enum Count {
 /// # Errors
 /// Where flags or files are wrong, the model does not know an element, or output cannot be written.
 pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> {
-    let Some(file) = &flags.model else {
-        return usage("--model is missing; name the weights of a conformer model (`scorefield train` makes them)")?;
-    };
     let Some(out) = &flags.out else {
         return usage("--out is missing; name a file for the conformers, for example `-o conformers.sdf`")?;
     };
-    check_writable(&[&flags.out, &flags.table])?;
+    check_writable(&[&flags.out, &flags.table, &flags.plot])?;
+    if flags.plot.is_some() && flags.relax.is_none() {
+        return usage("--plot shows energies; name the force provider that gives them with --relax")?;
+    }
     let settings = settings(&flags)?;
     let count = count(flags.count.as_deref())?;
     let threshold = match &flags.distinct {
@@ -115,8 +120,18 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
     if !(0.0..=100.0).contains(&threshold) {
         return usage("--distinct: give a length from 0 (all are kept) to 100 A")?;
     }
-    let model = DitmcModel::read(file)?;
+    let model = flags.model.as_deref().map_or_else(DitmcModel::embedded, DitmcModel::read)?;
     let subjects = subjects(&flags, model.config.vocabulary, runtime)?;
+    let heavy = |s: &Subject| s.context.graph.atoms().iter().filter(|a| a.element > 1).count();
+    if flags.model.is_none()
+        && let Some(large) = subjects.iter().find(|s| heavy(s) > EMBEDDED_HEAVY_ATOMS)
+    {
+        runtime.say(format_args!(
+            "{} has {} heavy atoms; the built-in model learned molecules of up to {EMBEDDED_HEAVY_ATOMS}: look at its conformers, or --relax them",
+            large.name,
+            heavy(large)
+        ));
+    }
     let forces = flags.relax.as_deref().map(|spec| Model::build(spec, None)).transpose()?;
     let interrupt = Interrupt::install()?;
     let mut method = RelaxSpec::named("lbfgs").unwrap_or_default();
@@ -152,10 +167,10 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
             ..RelaxOptions::default()
         },
     });
-    let recipe = Recipe { draw: &draw, attempts: flags.attempts.unwrap_or(10), relaxation, duplicates: threshold };
+    let recipe = Recipe { draw: &draw, attempts: flags.attempts.unwrap_or(25), relaxation, duplicates: threshold };
     runtime.say(format_args!(
         "{}: {} molecule{}, {} steps; {}, {} threads, seed {}",
-        file.display(),
+        flags.model.as_ref().map_or("the built-in model".into(), |f| f.display().to_string()),
         subjects.len(),
         plural(subjects.len()),
         settings.steps,
@@ -194,7 +209,7 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
     let seconds = start.elapsed().as_secs_f64();
     write(&flags, out, &subjects, &delivered)?;
     print(summary(&subjects, &delivered, &sum, seconds))?;
-    for path in [&flags.out, &flags.table].into_iter().flatten() {
+    for path in [&flags.out, &flags.table, &flags.plot].into_iter().flatten() {
         runtime.say(format_args!("wrote {}", path.display()));
     }
     if interrupt.requested() {
@@ -340,12 +355,35 @@ fn write(flags: &ConformersFlags, out: &Path, subjects: &[Subject], delivered: &
     if let Some(path) = &flags.table {
         write_atomically(path, |w| w.write_all(table.as_bytes()))?;
     }
+    if let Some(path) = &flags.plot {
+        let plot = energies(subjects, delivered);
+        write_atomically(path, |w| w.write_all(plot.as_bytes()))?;
+    }
     Ok(())
 }
 
+/// Energies above the lowest one, in rising order, a curve per molecule.
+fn energies(subjects: &[Subject], delivered: &[(usize, Vec<Conformer>)]) -> String {
+    let curve = |(index, conformers): &(usize, Vec<Conformer>)| {
+        let mut energies: Vec<f64> = conformers.iter().filter_map(|c| c.energy).collect();
+        energies.sort_unstable_by(f64::total_cmp);
+        let points = energies.iter().enumerate().map(|(k, e)| ((k + 1) as f64, e - energies[0])).collect();
+        Series { name: subjects[*index].name.clone(), points, errors: Vec::new() }
+    };
+    line_plot(&LinePlot {
+        title: "Energies of conformers".into(),
+        x_label: "conformer".into(),
+        y_label: "energy above the lowest / kJ/mol".into(),
+        series: delivered.iter().take(LINES).map(curve).collect(),
+        ..LinePlot::default()
+    })
+}
+
+/// Most molecules of the summary and of the plot.
+const LINES: usize = 10;
+
 /// One line per molecule (at most ten), and the counts.
 fn summary(subjects: &[Subject], delivered: &[(usize, Vec<Conformer>)], sum: &Tally, seconds: f64) -> String {
-    const LINES: usize = 10;
     let mut text = format!("{:>10}  {:>16}  {:>14}  molecule\n", "conformers", "lowest (kJ/mol)", "range (kJ/mol)");
     for (index, conformers) in delivered.iter().take(LINES) {
         let energies: Vec<f64> = conformers.iter().filter_map(|c| c.energy).collect();

@@ -39,7 +39,22 @@ pub struct DitmcModel {
     pub seed: u64,
 }
 
+/// Most heavy atoms of a molecule that the embedded model was trained on.
+pub const EMBEDDED_HEAVY_ATOMS: usize = 9;
+
+/// The model that this program brings along: a small aPE trained on the minima of QM9's molecules.
+static EMBEDDED: &[u8] = include_bytes!("../../../data/models/qm9/ditmc-ape-small.safetensors");
+
 impl DitmcModel {
+    /// The model that this program brings along. It has seen molecules of up to [`EMBEDDED_HEAVY_ATOMS`] heavy atoms of C, N and O.
+    ///
+    /// # Errors
+    /// As [`DitmcModel::read`].
+    pub fn embedded() -> Result<Self> {
+        let file = Path::new("the embedded conformer model");
+        Self::of_weights(file, WeightsFile::from_bytes(file, EMBEDDED)?)
+    }
+
     /// Reads a file of weights.
     ///
     /// # Errors

@@ -10,7 +10,6 @@ use super::network::{Parameters, Work};
 use super::process::{Path as NoisePath, Prior};
 use crate::error::{Error, Result};
 use crate::molecule::Graph;
-use crate::weights::WeightsFile;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::units::{BOLTZMANN, Dimension};
 use scorefield_integrators::{
@@ -29,8 +28,9 @@ const TEMPERATURE: f64 = 300.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct DitmcSpec {
-    /// The file of weights.
-    pub weights: PathBuf,
+    /// The file of weights; without it the embedded model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     /// The molecule; its atoms, then its hydrogens in their order, must be those of the structures.
     pub smiles: String,
     /// σ_y, by default the smallest that the network was trained with.
@@ -48,7 +48,7 @@ impl DitmcSpec {
     /// Where either cannot be understood, or the network does not know the noise level.
     pub fn build(&self) -> Result<DitmcProvider> {
         let fail = |name: &str, e: &dyn std::fmt::Display| Error::spec(format!("ditmc: {name}"), e.to_string());
-        let model = DitmcModel::of_weights(&self.weights, WeightsFile::read(&self.weights)?)?;
+        let model = self.weights.as_deref().map_or_else(DitmcModel::embedded, DitmcModel::read)?;
         let graph = Graph::from_smiles(&self.smiles).map_err(|e| fail("smiles", &e))?;
         let resolve = |name: &str, q: &Option<Quantity>, dimension| match q {
             Some(q) => q.resolve(dimension, UnitSystem::Si).map(Some).map_err(|e| fail(name, &e)),
