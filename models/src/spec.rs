@@ -502,7 +502,16 @@ pub(crate) fn read_text(file: &Path, limit: u64) -> Result<String> {
 /// Checks names and keys (with suggestions, which a derived reader cannot give), then reads the table.
 fn from_table(mut table: toml::Table, place: &str, depth: usize) -> Result<ProviderSpec> {
     check_table(&mut table, place, depth)?;
-    ProviderSpec::deserialize(table).map_err(|e| Error::spec(place, e.message().trim()))
+    let kind = table.get("kind").and_then(|k| k.as_str()).unwrap_or_default().to_owned();
+    ProviderSpec::deserialize(table).map_err(|e| {
+        let message = e.message().trim();
+        let missing = message.strip_prefix("missing field `").and_then(|m| m.strip_suffix('`'));
+        match missing {
+            Some("file") if kind == "mm" => Error::spec(place, "the file is missing; write `mm:FILE.xml`"),
+            Some(key) => Error::spec(place, format!("`{key}` is missing; `scorefield models {kind}` says what it means")),
+            None => Error::spec(place, message),
+        }
+    })
 }
 
 fn check_table(table: &mut toml::Table, place: &str, depth: usize) -> Result<()> {
