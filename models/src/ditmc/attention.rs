@@ -77,6 +77,8 @@ macro_rules! by_groups {
     };
 }
 
+pub(super) use by_groups;
+
 impl<T: SimdReal> WithSimd for Attend<'_, T> {
     type Output = ();
     #[inline(always)]
@@ -87,7 +89,7 @@ impl<T: SimdReal> WithSimd for Attend<'_, T> {
 
 /// Adds up what belongs to the same head, in every place of the pattern.
 #[inline(always)]
-fn fold<T: SimdReal>(pattern: &mut [T], heads: usize) {
+pub(super) fn fold<T: SimdReal>(pattern: &mut [T], heads: usize) {
     for h in 0..heads {
         let mut sum = pattern[h];
         let mut k = h + heads;

@@ -3,10 +3,11 @@
 //! `h = LN(MLP(atoms))`, `e = LN(MLP(bonds))`, then in every layer `e ← MLP(LN[h_sender, h_receiver, e])` and
 //! `h ← MLP(LN[h, Σ e over receivers])`, without residuals.
 
-use super::config::{BONDS, EmbeddingPlaces, Layout, PerceptronPlace};
+use super::config::BONDS;
 use super::context::GraphContext;
 use super::kernels::{Activation, reserve};
 use super::layers::{LayerNorm, Perceptron};
+use super::layout::{EmbeddingPlaces, Layout, PerceptronPlace};
 use crate::matrix::padded;
 use scorefield_integrators::simd::{AlignedBuffer, SimdReal};
 

@@ -1,11 +1,10 @@
-//! What a DiTMC network looks like: sizes, presets, and where each parameter lies.
+//! What a DiTMC network looks like: sizes and presets.
 
+use super::layout::Layout;
 use crate::error::{Error, Result};
-use crate::matrix::{PAD, padded};
+use crate::matrix::PAD;
 use crate::molecule::Vocabulary;
-use scorefield_integrators::{Noise, Purpose, Real};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 
 /// Rows of the embedding of atomic numbers.
 pub const TYPES: usize = 119;
@@ -27,6 +26,8 @@ pub enum Variant {
     Ape,
     /// Relative positional embedding: a perceptron of each pair's displacement.
     Rpe,
+    /// SO(3)-equivariant: features that turn with the molecule, and a basis of distance and direction of each pair.
+    Pe3,
 }
 
 /// How pairs of atoms are conditioned on the graph.
@@ -61,6 +62,14 @@ pub struct DitmcConfig {
     pub pair_tokens: PairTokens,
     /// Elements that have a column.
     pub vocabulary: Vocabulary,
+    /// Highest degree of the features of PE(3); 1 as published. With 0 the last block alone makes vectors.
+    #[serde(skip_serializing_if = "is_published")]
+    pub degree: usize,
+}
+
+/// The published degree, which other variants do not read.
+fn is_published(degree: &usize) -> bool {
+    *degree == 1
 }
 
 impl Default for DitmcConfig {
@@ -75,17 +84,26 @@ impl Default for DitmcConfig {
             conditioner_layers: 2,
             pair_tokens: PairTokens::AllPairs,
             vocabulary: Vocabulary::Drugs,
+            degree: 1,
         }
     }
 }
 
 impl DitmcConfig {
     /// Names of presets.
-    pub const PRESETS: [&str; 6] =
-        ["ditmc-ape-base", "ditmc-ape-large", "ditmc-ape-small", "ditmc-ape-base-qm9", "ditmc-rpe-base", "ditmc-rpe-small"];
+    pub const PRESETS: [&str; 8] = [
+        "ditmc-ape-base",
+        "ditmc-ape-large",
+        "ditmc-ape-small",
+        "ditmc-ape-base-qm9",
+        "ditmc-rpe-base",
+        "ditmc-rpe-small",
+        "ditmc-pe3-base",
+        "ditmc-pe3-small",
+    ];
 
-    /// A preset: the published base and large sizes with the vocabulary of drugs, the base size with that of QM9, and a small one
-    /// (4 × 128) for a few cores.
+    /// A preset: the published base and large sizes with the vocabulary of drugs, the base size with that of QM9, and small ones
+    /// (4 × 128; PE(3), whose features have eight components, 4 × 64) for a few cores.
     pub fn preset(name: &str) -> Option<Self> {
         let base = DitmcConfig::default();
         match name {
@@ -95,6 +113,10 @@ impl DitmcConfig {
             "ditmc-ape-small" => Some(DitmcConfig { blocks: 4, head_width: 16, vocabulary: Vocabulary::Qm9, ..base }),
             "ditmc-rpe-base" => Some(DitmcConfig { variant: Variant::Rpe, ..base }),
             "ditmc-rpe-small" => Self::preset("ditmc-ape-small").map(|small| DitmcConfig { variant: Variant::Rpe, ..small }),
+            "ditmc-pe3-base" => Some(DitmcConfig { variant: Variant::Pe3, ..base }),
+            "ditmc-pe3-small" => {
+                Some(DitmcConfig { variant: Variant::Pe3, blocks: 4, head_width: 8, vocabulary: Vocabulary::Qm9, ..base })
+            }
             _ => None,
         }
     }
@@ -130,311 +152,10 @@ impl DitmcConfig {
         if !(1..=16).contains(&self.conditioner_layers) {
             return refuse("conditioner-layers", &self.conditioner_layers, "give 1 to 16");
         }
+        if self.degree > 2 || (self.variant != Variant::Pe3 && self.degree != 1) {
+            return refuse("degree", &self.degree, "give 0, 1 or 2, and only with variant = \"pe3\"");
+        }
         Ok(())
-    }
-}
-
-/// One tensor in files, `[in, out]` where it is a matrix.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Its path in the authors' parameters.
-    pub(super) name: String,
-    /// Shape in files.
-    pub(super) shape: Vec<usize>,
-    /// What training starts from.
-    start: Start,
-}
-
-/// What training starts from.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Start {
-    Zero,
-    One,
-    /// Normal with this standard deviation.
-    Normal(f64),
-}
-
-/// A dense layer as kernels see it: `weight [in, out]`, padded.
-#[derive(Clone, Debug)]
-pub(super) struct DensePlace {
-    pub(super) weight: Range<usize>,
-    pub(super) bias: Option<Range<usize>>,
-    /// Padded widths.
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-}
-
-/// Scale and bias of a layer norm.
-#[derive(Clone, Debug)]
-pub(super) struct NormPlace {
-    pub(super) scale: Range<usize>,
-    pub(super) bias: Range<usize>,
-}
-
-/// Two dense layers.
-pub(super) type PerceptronPlace = [DensePlace; 2];
-
-/// An embedding of the conditioner: perceptron, then layer norm.
-#[derive(Clone, Debug)]
-pub(super) struct EmbeddingPlaces {
-    pub(super) perceptron: PerceptronPlace,
-    pub(super) norm: NormPlace,
-}
-
-/// A layer of the conditioner.
-#[derive(Clone, Debug)]
-pub(super) struct ConditionerPlaces {
-    pub(super) edge_norm: NormPlace,
-    pub(super) edge: PerceptronPlace,
-    pub(super) node_norm: NormPlace,
-    pub(super) node: PerceptronPlace,
-}
-
-/// A block of the transformer.
-#[derive(Clone, Debug)]
-pub(super) struct BlockPlaces {
-    pub(super) norm: NormPlace,
-    pub(super) modulation: DensePlace,
-    /// Query, key and value beside each other.
-    pub(super) qkv: DensePlace,
-    /// The product's weight of each channel, κ.
-    pub(super) kappa: Range<usize>,
-    pub(super) out: DensePlace,
-    pub(super) perceptron: PerceptronPlace,
-}
-
-/// Where each parameter lies among the padded ones. Padding is zero and stays so.
-///
-/// Values, filters and what the output layer reads are stored with channel c in head c mod H, as the authors store queries and keys;
-/// theirs have channel c in head c div (F/H). A vector of lanes then has one pattern of heads everywhere.
-#[derive(Clone, Debug)]
-pub(super) struct Layout {
-    pub(super) entries: Vec<Entry>,
-    pub(super) nodes: EmbeddingPlaces,
-    pub(super) edges: EmbeddingPlaces,
-    pub(super) conditioner: Vec<ConditionerPlaces>,
-    /// Learned frequencies of the time.
-    pub(super) frequencies: Range<usize>,
-    pub(super) time: PerceptronPlace,
-    /// `[TYPES, F]`.
-    pub(super) types: Range<usize>,
-    /// Of coordinates, or of displacements.
-    pub(super) position: PerceptronPlace,
-    /// `[HOPS, F]`, or one row for atoms without bond.
-    pub(super) pair_embedding: Range<usize>,
-    /// Perceptron of embedded hops.
-    pub(super) pair_perceptron: Option<PerceptronPlace>,
-    /// `[F, 2 · blocks · F]`: of each block the map to what queries meet, then that to what values meet.
-    pub(super) pair_maps: DensePlace,
-    pub(super) blocks: Vec<BlockPlaces>,
-    pub(super) readout_modulation: DensePlace,
-    pub(super) readout: DensePlace,
-    /// Padded parameters.
-    pub(super) len: usize,
-    /// Place of each real parameter, in the order of the entries and of their elements in files.
-    pub(super) map: Vec<usize>,
-}
-
-impl Layout {
-    pub(super) fn new(config: &DitmcConfig) -> Self {
-        let mut b = Builder::default();
-        let f = config.features();
-        let embedding = |b: &mut Builder, name: &str, inputs: usize| EmbeddingPlaces {
-            perceptron: b.perceptron(&format!("conditioner.{name}.MLP_0"), inputs, f, f, true),
-            norm: b.norm(&format!("conditioner.{name}.LayerNorm_0"), f),
-        };
-        let nodes = embedding(&mut b, "node_embedding", config.vocabulary.width());
-        let edges = embedding(&mut b, "edge_embedding", BONDS);
-        let conditioner = (0..config.conditioner_layers).map(|k| {
-            let name = format!("conditioner.layers_{k}");
-            ConditionerPlaces {
-                edge_norm: b.norm(&format!("{name}.LayerNorm_0"), 3 * f),
-                edge: b.perceptron(&format!("{name}.MLP_0"), 3 * f, f, f, true),
-                node_norm: b.norm(&format!("{name}.LayerNorm_1"), 2 * f),
-                node: b.perceptron(&format!("{name}.MLP_1"), 2 * f, f, f, true),
-            }
-        });
-        let conditioner = conditioner.collect();
-        let frequencies = b.vector("time_embedding.GaussianRandomFourierFeatures_0.b", &[1, f / 4], Start::Normal(1.0), |c| c);
-        let time = b.perceptron("time_embedding.MLP_0", f / 4 * 2, f, f, true);
-        // Rows of embeddings are as long as those of one-hot vectors times a matrix of F rows.
-        let rows = Start::Normal((1.0 / f as f64).sqrt());
-        let types = b.vector("node_embedding.Embed_0.embedding", &[TYPES, f], rows, |c| c);
-        let (position, pair) = match config.variant {
-            Variant::Ape => ("node_embedding.MLP_0", "edge_embedding.MLP_0"),
-            Variant::Rpe => ("edge_embedding.MLP_0", "edge_embedding.MLP_1"),
-        };
-        let position = b.perceptron(position, 3, f, f, false);
-        let (pair_embedding, pair_perceptron) = match config.pair_tokens {
-            PairTokens::AllPairs => {
-                let embedding = b.vector("edge_embedding.Embed_0.embedding", &[HOPS, f], rows, |c| c);
-                (embedding, Some(b.perceptron(pair, f, f, f, true)))
-            }
-            PairTokens::BondPairs => (b.vector("edge_embedding.not_bonded", &[f], Start::Normal(1.0), |c| c), None),
-        };
-        // From the files' order of channels to ours.
-        let heads = |c: usize| c % config.head_width * config.heads + c / config.head_width;
-        let plain = |c: usize| c;
-        let attention = |l: usize, part: &str| format!("layers_{l}_encoder.SelfAttention_0.{part}");
-        let mut parts = Vec::new();
-        for l in 0..config.blocks {
-            parts.push((attention(l, "relative_positional_encoding"), false));
-            parts.push((attention(l, "filter.0+"), true));
-        }
-        let pair_maps = b.dense_of_parts(f, f, &parts, &heads);
-        let blocks = (0..config.blocks).map(|l| {
-            let name = format!("layers_{l}_encoder");
-            BlockPlaces {
-                norm: b.norm(&format!("{name}.LayerNorm_0"), f),
-                modulation: b.dense(&format!("{name}.Dense_0"), f, 6 * f, true, Some(Start::Zero), &plain),
-                qkv: b.dense_of_parts(
-                    f,
-                    f,
-                    &[(attention(l, "query.0+"), false), (attention(l, "key.0+"), false), (attention(l, "value.0+"), true)],
-                    &heads,
-                ),
-                kappa: b.vector(&attention(l, "tensor.kernel"), &[1, 1, 1, 1, 1, 1, f], Start::One, heads),
-                out: b.dense(&attention(l, "out.0+"), f, f, true, None, &heads),
-                perceptron: b.perceptron(&format!("{name}.MLP_0"), f, config.expansion * f, f, true),
-            }
-        });
-        let blocks = blocks.collect();
-        let readout_modulation = b.dense("readout.Dense_0", f, 2 * f, true, None, &plain);
-        let readout = b.dense("readout.Dense_1", f, READOUT, true, None, &plain);
-        Layout {
-            entries: b.entries,
-            nodes,
-            edges,
-            conditioner,
-            frequencies,
-            time,
-            types,
-            position,
-            pair_embedding,
-            pair_perceptron,
-            pair_maps,
-            blocks,
-            readout_modulation,
-            readout,
-            len: b.len,
-            map: b.map,
-        }
-    }
-
-    /// Padded parameters from real ones.
-    pub(super) fn pad<T: Real>(&self, real: &[f64]) -> Vec<T> {
-        let mut values = vec![T::default(); self.len];
-        for (&place, &v) in self.map.iter().zip(real) {
-            values[place] = T::from_f64(v);
-        }
-        values
-    }
-
-    /// Parameters `[len]` that training starts from: weights normal with variance 1/inputs (Y. LeCun et al.), biases zero; the
-    /// modulation of every block zero, so that blocks begin as identities (adaLN-Zero).
-    pub(super) fn initialise(&self, noise: Noise) -> Vec<f64> {
-        let mut real = Vec::with_capacity(self.map.len());
-        for (k, e) in self.entries.iter().enumerate() {
-            let n: usize = e.shape.iter().product();
-            real.extend((0..n).map(|i| match e.start {
-                Start::Zero => 0.0,
-                Start::One => 1.0,
-                Start::Normal(s) => s * noise.normals(i as u32, 0, k as u64, Purpose::Initialisation)[0],
-            }));
-        }
-        self.pad(&real)
-    }
-}
-
-#[derive(Default)]
-struct Builder {
-    entries: Vec<Entry>,
-    len: usize,
-    map: Vec<usize>,
-}
-
-impl Builder {
-    fn take(&mut self, len: usize) -> Range<usize> {
-        let start = self.len;
-        self.len += padded(len);
-        start..start + len
-    }
-
-    /// A tensor whose last axis is written in the order of `column`; widths need no padding.
-    fn vector(&mut self, name: &str, shape: &[usize], start: Start, column: impl Fn(usize) -> usize) -> Range<usize> {
-        let n: usize = shape.iter().product();
-        let width = shape[shape.len() - 1];
-        let range = self.take(n);
-        self.map.extend((0..n).map(|i| range.start + i / width * width + column(i % width)));
-        self.entries.push(Entry { name: name.to_owned(), shape: shape.to_vec(), start });
-        range
-    }
-
-    fn norm(&mut self, name: &str, width: usize) -> NormPlace {
-        NormPlace {
-            scale: self.vector(&format!("{name}.scale"), &[width], Start::One, |c| c),
-            bias: self.vector(&format!("{name}.bias"), &[width], Start::Zero, |c| c),
-        }
-    }
-
-    /// The kernel of `inputs × width` numbers inside `weight`, at column `first`; rows and columns in the orders given.
-    fn kernel(
-        &mut self,
-        name: &str,
-        (inputs, width): (usize, usize),
-        (weight, stride, first): (usize, usize, usize),
-        start: Option<Start>,
-        row: &dyn Fn(usize) -> usize,
-        column: &dyn Fn(usize) -> usize,
-    ) {
-        let columns: Vec<usize> = (0..width).map(|c| first + column(c)).collect();
-        self.map.reserve(inputs * width);
-        for r in 0..inputs {
-            let start = weight + row(r) * stride;
-            self.map.extend(columns.iter().map(|c| start + c));
-        }
-        let start = start.unwrap_or(Start::Normal((1.0 / inputs as f64).sqrt()));
-        self.entries.push(Entry { name: format!("{name}.kernel"), shape: vec![inputs, width], start });
-    }
-
-    /// A dense layer whose inputs are in the order of `row`.
-    fn dense(
-        &mut self,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-        bias: bool,
-        start: Option<Start>,
-        row: &dyn Fn(usize) -> usize,
-    ) -> DensePlace {
-        let weight = self.take(padded(inputs) * padded(outputs));
-        self.kernel(name, (inputs, outputs), (weight.start, padded(outputs), 0), start, row, &|c| c);
-        let bias = bias.then(|| {
-            let range = self.take(padded(outputs));
-            self.map.extend(range.start..range.start + outputs);
-            self.entries.push(Entry { name: format!("{name}.bias"), shape: vec![outputs], start: Start::Zero });
-            range
-        });
-        DensePlace { weight, bias, inputs: padded(inputs), outputs: padded(outputs) }
-    }
-
-    /// Dense layers of one input beside each other, without biases; those that are marked with columns in the order of `heads`.
-    fn dense_of_parts(&mut self, inputs: usize, width: usize, parts: &[(String, bool)], heads: &dyn Fn(usize) -> usize) -> DensePlace {
-        let outputs = width * parts.len();
-        let weight = self.take(inputs * outputs);
-        for (k, (name, marked)) in parts.iter().enumerate() {
-            let place = (weight.start, outputs, k * width);
-            let column: &dyn Fn(usize) -> usize = if *marked { heads } else { &|c| c };
-            self.kernel(name, (inputs, width), place, None, &|r| r, column);
-        }
-        DensePlace { weight, bias: None, inputs, outputs }
-    }
-
-    fn perceptron(&mut self, name: &str, inputs: usize, hidden: usize, outputs: usize, bias: bool) -> PerceptronPlace {
-        [
-            self.dense(&format!("{name}.Dense_0"), inputs, hidden, bias, None, &|c| c),
-            self.dense(&format!("{name}.Dense_1"), hidden, outputs, bias, None, &|c| c),
-        ]
     }
 }
 
@@ -448,6 +169,7 @@ mod tests {
         assert_eq!(count("ditmc-ape-base"), 9_561_670);
         assert_eq!(count("ditmc-rpe-base"), 9_561_670);
         assert_eq!(count("ditmc-ape-large"), 28_293_990);
+        assert_eq!(count("ditmc-pe3-base"), 27_165_504);
         // Thirty columns fewer at the conditioner's input.
         assert_eq!(count("ditmc-ape-base-qm9"), 9_561_670 - 30 * 256);
         assert!(DitmcConfig::PRESETS.iter().all(|p| DitmcConfig::preset(p).is_some_and(|c| c.check().is_ok())));
@@ -455,8 +177,9 @@ mod tests {
 
     #[test]
     fn every_parameter_has_a_place_of_its_own() {
-        for pair_tokens in [PairTokens::AllPairs, PairTokens::BondPairs] {
-            let config = DitmcConfig { blocks: 2, heads: 3, head_width: 16, pair_tokens, ..DitmcConfig::default() };
+        let kinds = [(Variant::Ape, 1), (Variant::Pe3, 0), (Variant::Pe3, 1), (Variant::Pe3, 2)];
+        for (pair_tokens, (variant, degree)) in [PairTokens::AllPairs, PairTokens::BondPairs].into_iter().flat_map(|p| kinds.map(|k| (p, k))) {
+            let config = DitmcConfig { blocks: 2, heads: 3, head_width: 16, pair_tokens, variant, degree, ..DitmcConfig::default() };
             let layout = Layout::new(&config);
             let mut seen = vec![false; layout.len];
             for &p in &layout.map {
@@ -476,6 +199,8 @@ mod tests {
             DitmcConfig { blocks: 0, ..good.clone() },
             DitmcConfig { expansion: 0, ..good.clone() },
             DitmcConfig { conditioner_layers: 17, ..good.clone() },
+            DitmcConfig { degree: 2, ..good.clone() },
+            DitmcConfig { variant: Variant::Pe3, degree: 3, ..good.clone() },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

@@ -1,6 +1,7 @@
 //! Tensors of the authors' code, for tests.
 
-use super::config::{DitmcConfig, Layout};
+use super::config::DitmcConfig;
+use super::layout::Layout;
 use super::context::GraphContext;
 use crate::molecule::{Graph, Vocabulary};
 use safetensors::tensor::{Dtype, SafeTensors};

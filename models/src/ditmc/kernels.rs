@@ -22,9 +22,9 @@ pub(super) enum Activation {
     Gelu,
 }
 
-/// √(2/π) and the weight of the cube.
-const ROOT: f64 = 0.797_884_560_802_865_4;
-const CUBE: f64 = 0.044_715;
+/// z of the GELU is `LINE x + CUBE x³`: √(2/π), and 0.044715 times that.
+pub(super) const GELU_LINE: f64 = 0.797_884_560_802_865_4;
+pub(super) const GELU_CUBE: f64 = 0.044_715 * GELU_LINE;
 
 /// Value and slope of a curve.
 #[inline(always)]
@@ -39,9 +39,9 @@ fn curve<V: Lanes>(t: V::Token, activation: Activation, x: V) -> (V, V) {
         Activation::Gelu => {
             // (1 + tanh z)/2 = 1/(1 + e^−2z).
             let square = x * x;
-            let z2 = x * square.mul_add(V::lit(t, 2.0 * ROOT * CUBE), V::lit(t, 2.0 * ROOT));
+            let z2 = x * square.mul_add(V::lit(t, 2.0 * GELU_CUBE), V::lit(t, 2.0 * GELU_LINE));
             let s = one / (one + (-z2).exp());
-            let slope = square.mul_add(V::lit(t, 6.0 * ROOT * CUBE), V::lit(t, 2.0 * ROOT));
+            let slope = square.mul_add(V::lit(t, 6.0 * GELU_CUBE), V::lit(t, 2.0 * GELU_LINE));
             let y = x * s;
             (y, (y * (one - s)).mul_add(slope, s))
         }

@@ -1,7 +1,7 @@
 //! Dense layers, perceptrons and layer norms over rows, forward and backward; weights are `[in, out]`.
 
-use super::config::{DensePlace, NormPlace, PerceptronPlace};
 use super::kernels::{Activation, Curve, CurveBack, Norm, NormBack};
+use super::layout::{DensePlace, NormPlace, PerceptronPlace};
 use crate::matrix::{Outer, Panels, Start, add_columns};
 use scorefield_integrators::simd::{SimdReal, dispatch};
 

@@ -2,20 +2,24 @@
 
 mod attention;
 pub mod checks;
+mod condition;
 mod conditioner;
 pub mod config;
 pub mod context;
 pub mod ensemble;
+mod equivariant;
 #[cfg(test)]
 mod golden;
 mod kernels;
 mod layers;
+mod layout;
 pub mod model;
 mod network;
 pub mod process;
 pub mod provider;
 pub mod rows;
 pub mod sampler;
+mod scalar;
 pub mod trainer;
 
 pub use config::{DitmcConfig, PairTokens, Variant};

@@ -1,6 +1,7 @@
 //! A trained DiTMC in its file.
 
-use super::config::{DitmcConfig, Layout};
+use super::config::DitmcConfig;
+use super::layout::Layout;
 use super::process::Path as NoisePath;
 use crate::adapters::Prediction;
 use crate::error::{Error, Result};

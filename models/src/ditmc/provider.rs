@@ -3,7 +3,7 @@
 //! With `y = x₁ + σ_y ε` and x̂₁ the expected clean structure, `k_B T (x̂₁ − y)/σ_y²` is the mean force of the data blurred by σ_y
 //! (Tweedie's formula, H. Robbins, 1956): physical for data of a temperature, a pseudo-force for minima.
 
-use super::config::Layout;
+use super::layout::Layout;
 use super::context::{GraphContext, centre};
 use super::model::{ANGSTROMS, ARCHITECTURE, DitmcModel};
 use super::network::{Parameters, Work};
@@ -176,7 +176,7 @@ impl DitmcProvider {
 
 impl<T: SimdReal> Prepared<T> {
     fn prepare(&mut self, p: &Parameters<T>, context: &GraphContext, time: f64, replicas: usize) {
-        let mut work = Work::new(false);
+        let mut work = Work::new(p, false);
         work.set_graphs(p, std::iter::once(context));
         work.set_times(p, std::iter::once(time));
         let per = 3 * context.len();

@@ -1,6 +1,6 @@
 //! Conformers from noise, or from structures that are made a little noisy again.
 
-use super::config::Layout;
+use super::layout::Layout;
 use super::context::{GraphContext, centre};
 use super::model::DitmcModel;
 use super::network::{Parameters, Work};
@@ -189,7 +189,7 @@ pub(super) struct NetworkPredictor<'a, T> {
 
 impl<'a, T: SimdReal> NetworkPredictor<'a, T> {
     pub(super) fn new(parameters: &'a Parameters<T>, context: &GraphContext) -> Self {
-        let mut work = Work::new(false);
+        let mut work = Work::new(parameters, false);
         work.set_graphs(parameters, std::iter::once(context));
         NetworkPredictor { parameters, work, atoms: context.len(), time: f64::NAN }
     }

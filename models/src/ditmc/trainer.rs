@@ -4,7 +4,8 @@
 //! random is counted (seed, step, row) and gradients are summed over fixed groups of rows in a fixed order: parameters do not depend, in
 //! any bit, on the number of threads or on where a run was stopped and resumed.
 
-use super::config::{DitmcConfig, Layout};
+use super::config::DitmcConfig;
+use super::layout::Layout;
 use super::context::{GraphContext, centre};
 use super::network::{Parameters, Work};
 use super::process::Path;
@@ -172,8 +173,8 @@ impl<T: SimdReal + Root> Trainer<T> {
             counters: Counters::default(),
             average: values.clone(),
             moments: Moments::zeros(n),
+            work: (0..rayon::current_num_threads()).map(|_| Mutex::new(Work::new(&parameters, true))).collect(),
             parameters,
-            work: (0..rayon::current_num_threads()).map(|_| Mutex::new(Work::new(true))).collect(),
             groups: (0..GROUPS.min(plan.batch)).map(|_| group()).collect(),
             gradient: vec![T::default(); n],
             squares: vec![0.0; n.div_ceil(CHUNK)],
@@ -199,7 +200,7 @@ impl<T: SimdReal + Root> Trainer<T> {
 
     /// Averaged parameters in the order of files.
     pub fn averaged(&self) -> Vec<f64> {
-        self.parameters.layout.map.iter().map(|&p| self.average[p].to_f64()).collect()
+        self.parameters.layout().map.iter().map(|&p| self.average[p].to_f64()).collect()
     }
 
     /// Learning rate of the next step.
@@ -511,7 +512,7 @@ mod tests {
             let context = context(smiles, Vocabulary::Drugs);
             let (time, mut clean) = (of("tau")[0], of("x1"));
             centre(&mut clean);
-            let mut work = Work::new(false);
+            let mut work = Work::new(&parameters, false);
             work.set_graphs(&parameters, std::iter::once(&context));
             work.set_times(&parameters, std::iter::once(time));
             work.add(&parameters, 0, &of("default.x_t"));

@@ -1,14 +1,20 @@
 //! The network against the authors' tensors, finite differences, and itself in other company.
 
 use super::super::golden::{Golden, MOLECULES, context, difference, small};
+use super::super::layout::Body;
 use super::*;
 use crate::molecule::Vocabulary;
 use scorefield_integrators::{Noise, Purpose};
 
 fn loaded<T: SimdReal>(config: &DitmcConfig, values: &[f64], training: bool) -> Parameters<T> {
-    let mut p = Parameters::new(config, Arc::new(Layout::new(config)), training);
+    let mut p = parameters(config, Arc::new(Layout::new(config)), training);
     p.load(&values.iter().map(|&v| T::from_f64(v)).collect::<Vec<_>>());
     p
+}
+
+fn parameters<T: SimdReal>(config: &DitmcConfig, layout: Arc<Layout>, training: bool) -> Parameters<T> {
+    let Body::Scalar(places) = &layout.body else { unreachable!("configurations here are of aPE and rPE") };
+    Parameters::new(config, layout.clone(), places, training)
 }
 
 fn f64s<T: SimdReal>(x: &[T]) -> Vec<f64> {
@@ -60,16 +66,16 @@ fn check_golden<T: SimdReal>(file: &str, config: DitmcConfig, tolerance: f64) ->
             if k != "t0" {
                 continue;
             }
-            close("conditioner", &work.conditioner.tokens()[..n * f], &of("cond_tokens"));
-            close("fourier", &work.fourier[..f / 2], &of("time_fourier"));
-            close("time", &work.time_tokens[..f], &of("time_token"));
+            close("conditioner", &work.condition.conditioner.tokens()[..n * f], &of("cond_tokens"));
+            close("fourier", &work.condition.fourier[..f / 2], &of("time_fourier"));
+            close("time", &work.condition.time_tokens[..f], &of("time_token"));
             close("nodes", &work.blocks[0].h[..n * f], &of("node_tokens"));
             let tokens = golden.double(&of("pair_tokens"));
             for (pair, (&h, token)) in context.hops.iter().zip(tokens.chunks_exact(f)).enumerate() {
                 if pair / n != pair % n {
                     let ours = match config.variant {
                         Variant::Ape => &work.tokens[h as usize * f..(h as usize + 1) * f],
-                        Variant::Rpe => &work.pairs.tokens[pair * f..(pair + 1) * f],
+                        _ => &work.pairs.tokens[pair * f..(pair + 1) * f],
                     };
                     let ours = f64s(ours);
                     assert!(difference(&ours, token) < tolerance);
@@ -170,7 +176,7 @@ fn gradients_are_finite_differences() {
         let seeds = positions(40, 9);
         let mut work = Work::<f64>::new(true);
         let mut loss = |values: &[f64], gradient: Option<&mut [f64]>| {
-            let mut p = Parameters::<f64>::new(&config, layout.clone(), true);
+            let mut p = parameters::<f64>(&config, layout.clone(), true);
             p.load(values);
             work.set_graphs(&p, contexts.iter());
             work.set_times(&p, [0.3, 0.9, 0.0].into_iter());
