@@ -33,7 +33,7 @@ fn conformers(c: &mut Criterion) {
     let pool = pool();
     let mut group = c.benchmark_group("ditmc, ten steps");
     group.sample_size(10);
-    for preset in ["ditmc-ape-base", "ditmc-rpe-base", "ditmc-ape-small"] {
+    for preset in ["ditmc-ape-base", "ditmc-rpe-base", "ditmc-ape-small", "ditmc-pe3-base", "ditmc-pe3-small"] {
         let config = DitmcConfig::preset(preset).expect("a preset");
         let noise = Noise::new(1);
         let values = (0..config.parameters()).map(|k| 0.05 * noise.uniform(k as u32, 0, 0, Purpose::Prior) - 0.025).collect();
@@ -57,7 +57,7 @@ fn training(c: &mut Criterion) {
     let pool = pool();
     let mut group = c.benchmark_group("ditmc training, 15 to 21 atoms");
     group.sample_size(10);
-    for preset in ["ditmc-ape-small", "ditmc-rpe-small", "ditmc-ape-base-qm9"] {
+    for preset in ["ditmc-ape-small", "ditmc-rpe-small", "ditmc-ape-base-qm9", "ditmc-pe3-small"] {
         let config = DitmcConfig::preset(preset).expect("a preset");
         let mut data = Conformers::default();
         for (k, smiles) in ["CC(=O)NC1CC1O", "CCC(C)CCO", "c1ccccc1CO", "CC1CCC(=O)O1"].into_iter().enumerate() {

@@ -74,6 +74,37 @@ fn a_model_is_trained_and_draws_conformers() {
     fail(&["evaluate", &at("water.xyz"), "--model", &model], 1, &["smiles="]);
 }
 
+/// The equivariant network goes the same way: trained, resumed, drawn from, and a provider whose forces turn with the molecule.
+#[test]
+fn an_equivariant_model_is_trained_and_draws_conformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    std::fs::write(at("molecules.xyz"), MOLECULES).unwrap();
+    let recipe = RECIPE.replace("blocks = 2", "variant = \"pe3\"\nblocks = 2").replace("steps = 1200", "steps = 400");
+    std::fs::write(at("recipe.toml"), recipe).unwrap();
+    let printed = succeed(&["train", &at("recipe.toml"), "-o", &at("run"), "--quiet", "--seed", "1"]);
+    assert!(printed.contains("400 steps"), "{printed}");
+    let model = at("run/model.safetensors");
+    let draw = ["conformers", "--model", &model, "--smiles", "O", "--smiles", "C=O", "-n", "3", "--quiet", "-o", &at("out.sdf")];
+    let printed = succeed(&draw);
+    assert!(printed.contains("6 conformers of"), "{printed}");
+    let spec = format!("ditmc:weights={model},smiles=O");
+    let force = |name: &str, water: &str| -> Vec<f64> {
+        std::fs::write(at(name), format!("3\nwater\n{water}")).unwrap();
+        let json = succeed(&["evaluate", &at(name), "--model", &spec, "--json", "-", "--quiet"]);
+        assert!(json.contains("pseudo-force"), "{json}");
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        numbers(&json)
+    };
+    // A quarter turn about z changes no norm of a force.
+    let (a, b) = (
+        force("water.xyz", "O 0.05 0 0\nH 0.9 0.05 0\nH -0.2 0.9 0.05\n"),
+        force("turned.xyz", "O 0 0.05 0\nH -0.05 0.9 0\nH -0.9 -0.2 0.05\n"),
+    );
+    assert!(!a.is_empty() && a.len() == b.len());
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-3 * a.abs().max(1.0)), "{a:?} {b:?}");
+}
+
 /// Two alcohols: ensembles from bonds turned at random, written once, gone on with, and compared with themselves.
 #[test]
 fn ensembles_are_generated_and_compared() {

@@ -104,8 +104,8 @@ fn pack<T: SimdReal>(model: &DitmcModel) -> Parameters<T> {
 
 /// Forces of a conformer model on one molecule.
 ///
-/// They have no net part, are the gradient of nothing, and do not turn exactly with the molecule: the network learned rotations from
-/// examples. `project` removes their net torque. Everything that depends on graph and time is computed once.
+/// They have no net part, are the gradient of nothing, and turn exactly with the molecule only where the network is PE(3): others learned
+/// rotations from examples. `project` removes their net torque. Everything that depends on graph and time is computed once.
 pub struct DitmcProvider {
     shared: Arc<Shared>,
     capabilities: Capabilities,
