@@ -114,9 +114,7 @@ impl DitmcConfig {
             "ditmc-rpe-base" => Some(DitmcConfig { variant: Variant::Rpe, ..base }),
             "ditmc-rpe-small" => Self::preset("ditmc-ape-small").map(|small| DitmcConfig { variant: Variant::Rpe, ..small }),
             "ditmc-pe3-base" => Some(DitmcConfig { variant: Variant::Pe3, ..base }),
-            "ditmc-pe3-small" => {
-                Some(DitmcConfig { variant: Variant::Pe3, blocks: 4, head_width: 8, vocabulary: Vocabulary::Qm9, ..base })
-            }
+            "ditmc-pe3-small" => Some(DitmcConfig { variant: Variant::Pe3, blocks: 4, head_width: 8, vocabulary: Vocabulary::Qm9, ..base }),
             _ => None,
         }
     }
@@ -170,6 +168,7 @@ mod tests {
         assert_eq!(count("ditmc-rpe-base"), 9_561_670);
         assert_eq!(count("ditmc-ape-large"), 28_293_990);
         assert_eq!(count("ditmc-pe3-base"), 27_165_504);
+        assert_eq!(count("ditmc-pe3-small"), 1_320_016);
         // Thirty columns fewer at the conditioner's input.
         assert_eq!(count("ditmc-ape-base-qm9"), 9_561_670 - 30 * 256);
         assert!(DitmcConfig::PRESETS.iter().all(|p| DitmcConfig::preset(p).is_some_and(|c| c.check().is_ok())));
@@ -178,7 +177,9 @@ mod tests {
     #[test]
     fn every_parameter_has_a_place_of_its_own() {
         let kinds = [(Variant::Ape, 1), (Variant::Pe3, 0), (Variant::Pe3, 1), (Variant::Pe3, 2)];
-        for (pair_tokens, (variant, degree)) in [PairTokens::AllPairs, PairTokens::BondPairs].into_iter().flat_map(|p| kinds.map(|k| (p, k))) {
+        for (pair_tokens, (variant, degree)) in
+            [PairTokens::AllPairs, PairTokens::BondPairs].into_iter().flat_map(|p| kinds.map(|k| (p, k)))
+        {
             let config = DitmcConfig { blocks: 2, heads: 3, head_width: 16, pair_tokens, variant, degree, ..DitmcConfig::default() };
             let layout = Layout::new(&config);
             let mut seen = vec![false; layout.len];

@@ -1,8 +1,8 @@
 //! Tensors of the authors' code, for tests.
 
 use super::config::DitmcConfig;
-use super::layout::Layout;
 use super::context::GraphContext;
+use super::layout::Layout;
 use crate::molecule::{Graph, Vocabulary};
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::PathBuf;

@@ -186,47 +186,47 @@ pub(super) fn by_heads(config: &DitmcConfig) -> impl Fn(usize) -> usize + Copy +
 /// The transformer of aPE and rPE; `rows`: what embeddings start from.
 fn scalar(b: &mut Builder, config: &DitmcConfig, rows: Start) -> ScalarPlaces {
     let f = config.features();
-        let (position, pair) = match config.variant {
-            Variant::Ape => ("node_embedding.MLP_0", "edge_embedding.MLP_0"),
-            _ => ("edge_embedding.MLP_0", "edge_embedding.MLP_1"),
-        };
-        let position = b.perceptron(position, 3, f, f, false);
-        let (pair_embedding, pair_perceptron) = match config.pair_tokens {
-            PairTokens::AllPairs => {
-                let embedding = b.vector("edge_embedding.Embed_0.embedding", &[HOPS, f], rows, |c| c);
-                (embedding, Some(b.perceptron(pair, f, f, f, true)))
-            }
-            PairTokens::BondPairs => (b.vector("edge_embedding.not_bonded", &[f], Start::Normal(1.0), |c| c), None),
-        };
-        let heads = by_heads(config);
-        let plain = |c: usize| c;
-        let attention = |l: usize, part: &str| format!("layers_{l}_encoder.SelfAttention_0.{part}");
-        let mut parts = Vec::new();
-        for l in 0..config.blocks {
-            parts.push((attention(l, "relative_positional_encoding"), false));
-            parts.push((attention(l, "filter.0+"), true));
+    let (position, pair) = match config.variant {
+        Variant::Ape => ("node_embedding.MLP_0", "edge_embedding.MLP_0"),
+        _ => ("edge_embedding.MLP_0", "edge_embedding.MLP_1"),
+    };
+    let position = b.perceptron(position, 3, f, f, false);
+    let (pair_embedding, pair_perceptron) = match config.pair_tokens {
+        PairTokens::AllPairs => {
+            let embedding = b.vector("edge_embedding.Embed_0.embedding", &[HOPS, f], rows, |c| c);
+            (embedding, Some(b.perceptron(pair, f, f, f, true)))
         }
-        let pair_maps = b.dense_of_parts(f, f, &parts, &heads);
-        let blocks = (0..config.blocks).map(|l| {
-            let name = format!("layers_{l}_encoder");
-            BlockPlaces {
-                norm: b.norm(&format!("{name}.LayerNorm_0"), f),
-                modulation: b.dense(&format!("{name}.Dense_0"), f, 6 * f, true, Some(Start::Zero), &plain),
-                qkv: b.dense_of_parts(
-                    f,
-                    f,
-                    &[(attention(l, "query.0+"), false), (attention(l, "key.0+"), false), (attention(l, "value.0+"), true)],
-                    &heads,
-                ),
-                kappa: b.vector(&attention(l, "tensor.kernel"), &[1, 1, 1, 1, 1, 1, f], Start::One, heads),
-                out: b.dense(&attention(l, "out.0+"), f, f, true, None, &heads),
-                perceptron: b.perceptron(&format!("{name}.MLP_0"), f, config.expansion * f, f, true),
-            }
-        });
-        let blocks = blocks.collect();
-        let readout_modulation = b.dense("readout.Dense_0", f, 2 * f, true, None, &plain);
-        let readout = b.dense("readout.Dense_1", f, READOUT, true, None, &plain);
-        ScalarPlaces { position, pair_embedding, pair_perceptron, pair_maps, blocks, readout_modulation, readout }
+        PairTokens::BondPairs => (b.vector("edge_embedding.not_bonded", &[f], Start::Normal(1.0), |c| c), None),
+    };
+    let heads = by_heads(config);
+    let plain = |c: usize| c;
+    let attention = |l: usize, part: &str| format!("layers_{l}_encoder.SelfAttention_0.{part}");
+    let mut parts = Vec::new();
+    for l in 0..config.blocks {
+        parts.push((attention(l, "relative_positional_encoding"), false));
+        parts.push((attention(l, "filter.0+"), true));
+    }
+    let pair_maps = b.dense_of_parts(f, f, &parts, &heads);
+    let blocks = (0..config.blocks).map(|l| {
+        let name = format!("layers_{l}_encoder");
+        BlockPlaces {
+            norm: b.norm(&format!("{name}.LayerNorm_0"), f),
+            modulation: b.dense(&format!("{name}.Dense_0"), f, 6 * f, true, Some(Start::Zero), &plain),
+            qkv: b.dense_of_parts(
+                f,
+                f,
+                &[(attention(l, "query.0+"), false), (attention(l, "key.0+"), false), (attention(l, "value.0+"), true)],
+                &heads,
+            ),
+            kappa: b.vector(&attention(l, "tensor.kernel"), &[1, 1, 1, 1, 1, 1, f], Start::One, heads),
+            out: b.dense(&attention(l, "out.0+"), f, f, true, None, &heads),
+            perceptron: b.perceptron(&format!("{name}.MLP_0"), f, config.expansion * f, f, true),
+        }
+    });
+    let blocks = blocks.collect();
+    let readout_modulation = b.dense("readout.Dense_0", f, 2 * f, true, None, &plain);
+    let readout = b.dense("readout.Dense_1", f, READOUT, true, None, &plain);
+    ScalarPlaces { position, pair_embedding, pair_perceptron, pair_maps, blocks, readout_modulation, readout }
 }
 
 /// Lays parameters out, one after the other.
@@ -303,7 +303,13 @@ impl Builder {
     }
 
     /// Dense layers of one input beside each other, without biases; those that are marked with columns in the order of `heads`.
-    pub(super) fn dense_of_parts(&mut self, inputs: usize, width: usize, parts: &[(String, bool)], heads: &dyn Fn(usize) -> usize) -> DensePlace {
+    pub(super) fn dense_of_parts(
+        &mut self,
+        inputs: usize,
+        width: usize,
+        parts: &[(String, bool)],
+        heads: &dyn Fn(usize) -> usize,
+    ) -> DensePlace {
         let outputs = width * parts.len();
         let weight = self.take(inputs * outputs);
         for (k, (name, marked)) in parts.iter().enumerate() {
@@ -321,4 +327,3 @@ impl Builder {
         ]
     }
 }
-

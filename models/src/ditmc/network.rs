@@ -26,9 +26,7 @@ impl<T: SimdReal> Parameters<T> {
     /// Zeros; `training`: ready for the way back.
     pub(super) fn new(config: &DitmcConfig, layout: Arc<Layout>, training: bool) -> Self {
         match &layout.body {
-            Body::Scalar(places) => {
-                Parameters::Scalar(Box::new(scalar::Parameters::new(config, layout.clone(), places, training)))
-            }
+            Body::Scalar(places) => Parameters::Scalar(Box::new(scalar::Parameters::new(config, layout.clone(), places, training))),
             Body::Equivariant(places) => {
                 Parameters::Equivariant(Box::new(equivariant::Parameters::new(config, layout.clone(), places, training)))
             }

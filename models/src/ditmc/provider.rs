@@ -3,8 +3,8 @@
 //! With `y = x₁ + σ_y ε` and x̂₁ the expected clean structure, `k_B T (x̂₁ − y)/σ_y²` is the mean force of the data blurred by σ_y
 //! (Tweedie's formula, H. Robbins, 1956): physical for data of a temperature, a pseudo-force for minima.
 
-use super::layout::Layout;
 use super::context::{GraphContext, centre};
+use super::layout::Layout;
 use super::model::{ANGSTROMS, ARCHITECTURE, DitmcModel};
 use super::network::{Parameters, Work};
 use super::process::{Path as NoisePath, Prior};

@@ -1,7 +1,7 @@
 //! Conformers from noise, or from structures that are made a little noisy again.
 
-use super::layout::Layout;
 use super::context::{GraphContext, centre};
+use super::layout::Layout;
 use super::model::DitmcModel;
 use super::network::{Parameters, Work};
 use super::process::Path;

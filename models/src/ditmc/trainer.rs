@@ -5,8 +5,8 @@
 //! any bit, on the number of threads or on where a run was stopped and resumed.
 
 use super::config::DitmcConfig;
-use super::layout::Layout;
 use super::context::{GraphContext, centre};
+use super::layout::Layout;
 use super::network::{Parameters, Work};
 use super::process::Path;
 use super::rows::{Row, TimeSettings};

@@ -149,7 +149,8 @@ fn block(b: &mut Builder, config: &DitmcConfig, most: usize, l: usize) -> BlockP
     });
     let qkv = qkv.collect();
     let relative = b.dense(&attention("relative_positional_encoding"), RADIAL, inputs.len() * f, false, None, &plain);
-    let filters = (0..=degree).map(|l| b.dense_of_parts(RADIAL, f, &[(attention(&format!("filter.{}", irrep(l % 2, l).name())), true)], &heads));
+    let filters =
+        (0..=degree).map(|l| b.dense_of_parts(RADIAL, f, &[(attention(&format!("filter.{}", irrep(l % 2, l).name())), true)], &heads));
     let filters = filters.collect();
     let kappa_shape = [degree + 1, parities, degree_in + 1, parities, degree + 1];
     let [d, p, i, q, o] = kappa_shape;

@@ -172,7 +172,13 @@ fn gradients_are_those_of_the_authors() {
         let n: usize = entry.shape.iter().product();
         let ours: Vec<f64> = layout.map[start..start + n].iter().map(|&k| gradient[k]).collect();
         start += n;
-        let d = difference(&ours, &of(&format!("default.grad.{}", entry.name)));
+        let theirs = of(&format!("default.grad.{}", entry.name));
+        if theirs.iter().all(|&g| g == 0.0) {
+            // Odd scalars after the last block, and the shift of scalars in the end: nothing reads them.
+            assert!(ours.iter().all(|&g| g == 0.0), "{}", entry.name);
+            continue;
+        }
+        let d = difference(&ours, &theirs);
         assert!(d < 1e-4, "{}: {d}", entry.name);
     }
     // What is padding stays so.
@@ -319,7 +325,7 @@ fn fused_messages_are_the_literal_equations() {
     for config in variants() {
         let values = drawn(&config);
         let (double, single) = (loaded::<f64>(&config, &values, true), loaded::<f32>(&config, &values, true));
-        let context = context("C[C@H](O)F", Vocabulary::Qm9);
+        let context = context("C=O", Vocabulary::Qm9);
         let x = positions(context.len(), 3);
         let mut work = Work::<f64>::new(&double, true);
         work.set_graphs(&double, std::iter::once(&context));
@@ -409,33 +415,6 @@ fn structures_do_not_see_each_other() {
             let alone = drifts(&alone);
             assert_eq!(alone, together[first..first + alone.len()], "{graph}");
             first += alone.len();
-        }
-    }
-}
-
-#[test]
-#[ignore]
-fn speed_probe() {
-    for (smiles, count) in [("CC(=O)Nc1ccc(O)cc1", 7), ("CCCCCCCCCCCCCCCC(=O)O", 3), ("CC(=O)Nc1ccc(O)cc1", 1)] {
-        let config = DitmcConfig::preset("ditmc-pe3-base").unwrap();
-        let p = loaded::<f32>(&config, &drawn(&config), false);
-        let context = context(smiles, Vocabulary::Drugs);
-        let mut work = Work::<f32>::new(&p, false);
-        work.set_graphs(&p, std::iter::once(&context));
-        let x = positions(context.len(), 1);
-        let mut best = f64::MAX;
-        for k in 0..12 {
-            let start = std::time::Instant::now();
-            work.set_times(&p, std::iter::once(0.01 * k as f64));
-            let a = start.elapsed().as_secs_f64();
-            work.clear_structures();
-            (0..count).for_each(|_| work.add(&p, 0, &x));
-            work.forward(&p);
-            let s = start.elapsed().as_secs_f64();
-            if s < best {
-                best = s;
-                println!("{} atoms x {count}: {:.2} ms per molecule, times {:.2} ms", context.len(), 1e3 * s / count as f64, 1e3 * a);
-            }
         }
     }
 }
