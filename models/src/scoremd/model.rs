@@ -328,7 +328,7 @@ fn check_settings(settings: &Settings) -> std::result::Result<(), String> {
         }
     }
     let transferable = ModelConfig { experts: experts.clone() }.is_transferable();
-    if transferable != !settings.systems.is_empty() {
+    if transferable == settings.systems.is_empty() {
         return Err(format!(
             "{} systems of a model that is{} transferable",
             settings.systems.len(),
