@@ -8,7 +8,7 @@ mod resolved;
 
 pub use file::{load, overlay};
 pub use raw::{ExchangeFlags, Global, LogFormat, RunFlags, SimulateFlags, TrajectoryLayout};
-pub use recipe::{NotFinite, OutputSettings, Recipe, ScheduleKind, TrainSettings};
+pub use recipe::{EnergyOffset, NotFinite, OutputSettings, PotentialSettings, Recipe, ScheduleKind, TrainSettings};
 pub use resolved::{RunConfig, RunSettings, Sampling, Subject};
 
 use crate::error::Result;

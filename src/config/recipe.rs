@@ -3,7 +3,7 @@
 use super::file::suggestion;
 use crate::dataset::DataSettings;
 use crate::error::{Error, Result};
-use scorefield_integrators::DType;
+use scorefield_integrators::{DType, Quantity};
 use scorefield_models::ditmc::rows::TimeSettings;
 use scorefield_models::ditmc::{DitmcConfig, Path as NoisePath};
 use scorefield_models::painn::PainnConfig;
@@ -26,8 +26,8 @@ pub struct Recipe {
     /// Architecture: `scoremd` (the default), `painn` or `ditmc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// A published system, for example `alanine-dipeptide`, a pseudo-force field (`gpff`, `gpff-small`), or a conformer model
-    /// (`ditmc-ape-base`, `ditmc-ape-small`).
+    /// A published system, for example `alanine-dipeptide`, a pseudo-force field (`gpff`, `gpff-small`), a potential (`painn`,
+    /// `painn-small`), or a conformer model (`ditmc-ape-base`, `ditmc-ape-small`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
     /// `diffusion`, `mixture`, `fokker-planck` or `both`.
@@ -45,6 +45,9 @@ pub struct Recipe {
     /// Noise that a pseudo-force field is trained with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise: Option<NoiseSettings>,
+    /// Energies and forces that a potential is trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub potential: Option<PotentialSettings>,
     /// A conformer model of one's own, instead of a preset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transformer: Option<DitmcConfig>,
@@ -150,6 +153,43 @@ pub struct TrainSettings {
     /// What happens when a loss is not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_finite: Option<NotFinite>,
+}
+
+/// The table `[potential]`: labels of structures, and what each weighs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PotentialSettings {
+    /// Weight of the squared errors of energies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_weight: Option<f64>,
+    /// Weight of the mean squared errors of components of forces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force_weight: Option<f64>,
+    /// What is taken off energies before they are learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<EnergyOffset>,
+    /// One unit of the network's energy, for example `1 kcal/mol`; the root mean square of the forces times 1 Å if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Quantity>,
+    /// Unit of the file's energies, and with Å of its forces; `eV` if left out, as extended XYZ has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_unit: Option<String>,
+    /// Structures that the trained potential is tested with in the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+}
+
+/// What is taken off energies before they are learnt; the trained potential adds it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnergyOffset {
+    /// One number per atom: the mean over structures of energy over atoms.
+    #[default]
+    Atom,
+    /// One number per element, by least squares.
+    Element,
+    /// Nothing.
+    None,
 }
 
 /// How a learning rate falls.

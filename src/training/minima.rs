@@ -4,7 +4,7 @@ use super::{
     Header, METRICS_FILE, MODEL_FILE, PLOT_FILE, RECIPE_FILE, Request, STATE_FILE, SUMMARY_FILE, directory, prepare_directory, read_state,
 };
 use crate::checkpoint::{Fnv, InputFile};
-use crate::config::{Recipe, ScheduleKind};
+use crate::config::{Recipe, ScheduleKind, TrainSettings};
 use crate::dataset::Paths;
 use crate::error::{Error, Result, usage};
 use crate::io::table::{Field, TableWriter};
@@ -108,32 +108,36 @@ fn plan(recipe: &Recipe, data: &Molecules, seed: u64) -> Result<Plan> {
     config.time |= objective == Objective::Noise;
     let t = &recipe.train;
     let batch = t.batch.unwrap_or(512);
-    let steps = match (t.steps, t.epochs) {
-        (Some(_), Some(_)) => return usage("[train]: steps and epochs are both given; one of them must go"),
-        (Some(steps), None) => steps,
-        (None, epochs) => (epochs.unwrap_or(100.0) * data.training.len() as f64 / batch.max(1) as f64).round() as u64,
-    };
-    let rate = t.learning_rate.unwrap_or(5e-4);
-    let rate = match t.schedule.unwrap_or(ScheduleKind::Cosine) {
-        ScheduleKind::Cosine => {
-            let floor = t.final_learning_rate.unwrap_or(1e-6).min(rate);
-            Rate::Cosine(CosineSchedule { peak: rate, floor, warmup: t.warmup.unwrap_or(0), steps })
-        }
-        ScheduleKind::Plateau => Rate::Plateau { rate, patience: t.patience.unwrap_or(250), stop: t.stop_after.unwrap_or(500), steps },
-    };
-    if !(t.learning_rate.is_none_or(|r| r > 0.0 && r.is_finite())) {
-        return usage("[train]: learning-rate must be above zero");
-    }
     Ok(Plan {
         config,
         objective,
         noise: recipe.noise.unwrap_or_default(),
         batch,
-        rate,
+        rate: rate(t, data.training.len(), batch, 5e-4)?,
         adam: AdamW { weight_decay: t.weight_decay.unwrap_or(0.0), ..AdamW::default() },
         clip: Some(t.clip.unwrap_or(Clip::Norm(0.5))),
         ema: Ema { decay: t.ema.unwrap_or(0.995) },
         seed,
+    })
+}
+
+/// Learning rate and steps of `[train]`, with a `usual` rate, for `count` rows in batches of `batch`.
+pub(super) fn rate(t: &TrainSettings, count: usize, batch: usize, usual: f64) -> Result<Rate> {
+    let steps = match (t.steps, t.epochs) {
+        (Some(_), Some(_)) => return usage("[train]: steps and epochs are both given; one of them must go"),
+        (Some(steps), None) => steps,
+        (None, epochs) => (epochs.unwrap_or(100.0) * count as f64 / batch.max(1) as f64).round() as u64,
+    };
+    if !(t.learning_rate.is_none_or(|r| r > 0.0 && r.is_finite())) {
+        return usage("[train]: learning-rate must be above zero");
+    }
+    let rate = t.learning_rate.unwrap_or(usual);
+    Ok(match t.schedule.unwrap_or(ScheduleKind::Cosine) {
+        ScheduleKind::Cosine => {
+            let floor = t.final_learning_rate.unwrap_or(1e-6).min(rate);
+            Rate::Cosine(CosineSchedule { peak: rate, floor, warmup: t.warmup.unwrap_or(0), steps })
+        }
+        ScheduleKind::Plateau => Rate::Plateau { rate, patience: t.patience.unwrap_or(250), stop: t.stop_after.unwrap_or(500), steps },
     })
 }
 
@@ -354,7 +358,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
     /// Writes the state and the model.
     fn save(&mut self) -> Result<()> {
         self.header.metrics = self.metrics.flush()?;
-        self.header.best = self.trainer.counters().best;
+        self.header.best = self.trainer.counters().progress.best;
         let header = serde_json::to_value(&self.header).map_err(|e| Error::Run(e.to_string()))?;
         let bytes = self.trainer.save(header).to_bytes()?;
         write_atomically(&self.out.join(STATE_FILE), |w| w.write_all(&bytes))?;
@@ -374,6 +378,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
                 Objective::PseudoForce => Output::Displacement { stiffness },
                 Objective::Noise => Output::Noise { stiffness },
             },
+            references: Vec::new(),
             values: self.trainer.averaged(),
             types,
             noise: Some(plan.noise),
@@ -425,7 +430,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
             "seconds": seconds,
             "molecules_per_second": molecules / seconds,
             "validation_loss": last,
-            "best_validation_loss": counters.best,
+            "best_validation_loss": counters.progress.best,
             "data": self.header.data,
         });
         write_atomically(&self.out.join(SUMMARY_FILE), |w| writeln!(w, "{summary:#}"))?;

@@ -11,6 +11,7 @@
 mod conformers;
 pub(crate) mod minima;
 mod plan;
+mod potentials;
 mod toy;
 
 use crate::checkpoint::InputFile;
@@ -142,6 +143,12 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
     };
     let pool = runtime.pool.clone();
     // From inside the pool, sharing out work needs neither locks nor memory.
+    if potentials::is_meant(&request.recipe) {
+        return pool.install(|| match dtype {
+            DType::F32 => potentials::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
+            DType::F64 => potentials::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
+        });
+    }
     if minima::is_meant(&request.recipe) {
         return pool.install(|| match dtype {
             DType::F32 => minima::train::<f32>(request, recorded.is_some(), &interrupt, runtime),

@@ -65,9 +65,10 @@ impl Default for PainnConfig {
 
 impl PainnConfig {
     /// Names of presets.
-    pub const PRESETS: [&str; 3] = ["gpff", "gpff-small", "painn"];
+    pub const PRESETS: [&str; 4] = ["gpff", "gpff-small", "painn", "painn-small"];
 
-    /// A preset: `gpff` (4 × 256), `gpff-small` (3 × 128), or `painn`, a force field with an energy.
+    /// A preset: the pseudo-force fields `gpff` (4 × 256) and `gpff-small` (3 × 128), or the force fields with an energy `painn` (3 × 128)
+    /// and `painn-small` (3 × 64).
     pub fn preset(name: &str) -> Option<Self> {
         let gpff = PainnConfig::default();
         match name {
@@ -83,6 +84,7 @@ impl PainnConfig {
                 head_layers: 2,
                 ..gpff
             }),
+            "painn-small" => Self::preset("painn").map(|painn| PainnConfig { features: 64, ..painn }),
             _ => None,
         }
     }

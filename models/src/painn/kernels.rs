@@ -11,9 +11,9 @@ use scorefield_integrators::DType;
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal};
 
 /// Rows of the filter that are summed in one pass.
-const PASS: usize = 6;
+pub(super) const PASS: usize = 6;
 /// Numbers per pair: weights of the band, then that of the bias.
-const STEP: usize = 20;
+pub(super) const STEP: usize = 20;
 
 /// Radial functions per distance, and how many widths away they are left out: what is lost is below rounding.
 pub(super) fn band<T: SimdReal>() -> (usize, f64) {
@@ -26,15 +26,15 @@ pub(super) fn band<T: SimdReal>() -> (usize, f64) {
 /// Pairs within the cutoff.
 #[derive(Default)]
 pub(super) struct Pairs<T> {
-    atoms: Vec<[u32; 2]>,
+    pub(super) atoms: Vec<[u32; 2]>,
     /// First radial function of the band.
-    start: Vec<u32>,
+    pub(super) start: Vec<u32>,
     /// Unit vector from the first to the second, and 1/d.
-    geometry: Vec<[T; 4]>,
+    pub(super) geometry: Vec<[T; 4]>,
     /// Radial functions times the cutoff, then the cutoff alone.
-    weights: Vec<[T; STEP]>,
+    pub(super) weights: Vec<[T; STEP]>,
     /// Their derivatives.
-    slopes: Vec<[T; STEP]>,
+    pub(super) slopes: Vec<[T; STEP]>,
 }
 
 impl<T: SimdReal> Pairs<T> {
@@ -103,7 +103,7 @@ pub(super) struct Filter<'a, T> {
 
 /// `out = Σ_k weights[k] values[start + k] + weights[band] bias`.
 #[inline(always)]
-fn filter_row<V: Lanes>(
+pub(super) fn filter_row<V: Lanes>(
     t: V::Token,
     filter: Filter<'_, V::Scalar>,
     band: usize,
@@ -139,7 +139,7 @@ fn filter_row<V: Lanes>(
 
 /// The reverse of [`filter_row`] with respect to values and bias: adds `weights[k] g` to rows of `gradient`.
 #[inline(always)]
-fn filter_row_back<V: Lanes>(
+pub(super) fn filter_row_back<V: Lanes>(
     t: V::Token,
     gradient: &mut FilterGradient<'_, V::Scalar>,
     band: usize,
@@ -165,7 +165,7 @@ fn filter_row_back<V: Lanes>(
 
 /// Rows `i` and `j > i` of `len` numbers.
 #[inline(always)]
-fn two_rows<T>(all: &mut [T], stride: usize, i: usize, j: usize, len: usize) -> (&mut [T], &mut [T]) {
+pub(super) fn two_rows<T>(all: &mut [T], stride: usize, i: usize, j: usize, len: usize) -> (&mut [T], &mut [T]) {
     let (low, high) = all.split_at_mut(j * stride);
     (&mut low[i * stride..i * stride + len], &mut high[..len])
 }
@@ -419,7 +419,7 @@ impl<T: SimdReal> WithSimd for Norms<'_, T> {
 
 /// The three rows of atom `i`, of each the columns from `first` on.
 #[inline(always)]
-fn three<V: Lanes>(t: V::Token, all: &[V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&[V]; 3] {
+pub(super) fn three<V: Lanes>(t: V::Token, all: &[V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&[V]; 3] {
     let n = len / V::LANES;
     let at = |k: usize| (3 * i + k) * stride + first;
     [&V::slice(t, &all[at(0)..at(0) + len])[..n], &V::slice(t, &all[at(1)..at(1) + len])[..n], &V::slice(t, &all[at(2)..at(2) + len])[..n]]
@@ -427,7 +427,7 @@ fn three<V: Lanes>(t: V::Token, all: &[V::Scalar], i: usize, stride: usize, firs
 
 /// The same to write to.
 #[inline(always)]
-fn three_mut<V: Lanes>(t: V::Token, all: &mut [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&mut [V]; 3] {
+pub(super) fn three_mut<V: Lanes>(t: V::Token, all: &mut [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> [&mut [V]; 3] {
     let n = len / V::LANES;
     let rows = &mut all[3 * i * stride..3 * (i + 1) * stride];
     let (a, rows) = rows.split_at_mut(stride);
@@ -441,14 +441,14 @@ fn three_mut<V: Lanes>(t: V::Token, all: &mut [V::Scalar], i: usize, stride: usi
 
 /// Row `i`, of which the columns from `first` on.
 #[inline(always)]
-fn row<V: Lanes>(t: V::Token, all: &[V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> &[V] {
+pub(super) fn row<V: Lanes>(t: V::Token, all: &[V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> &[V] {
     let n = len / V::LANES;
     &V::slice(t, &all[i * stride + first..i * stride + first + len])[..n]
 }
 
 /// The same to write to.
 #[inline(always)]
-fn row_mut<V: Lanes>(t: V::Token, all: &mut [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> &mut [V] {
+pub(super) fn row_mut<V: Lanes>(t: V::Token, all: &mut [V::Scalar], i: usize, stride: usize, first: usize, len: usize) -> &mut [V] {
     let n = len / V::LANES;
     &mut V::slice_mut(t, &mut all[i * stride + first..i * stride + first + len])[..n]
 }

@@ -7,7 +7,10 @@ mod kernels;
 pub mod model;
 mod network;
 pub mod noising;
+pub mod potential;
 pub mod provider;
+mod tangent;
+mod tangent_kernels;
 pub mod trainer;
 
 pub use config::{Head, PainnConfig};

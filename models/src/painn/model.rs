@@ -48,6 +48,8 @@ pub enum Output {
 struct Settings {
     network: PainnConfig,
     output: Output,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    references: Vec<(u32, f64)>,
 }
 
 /// A network with its parameters.
@@ -57,6 +59,8 @@ pub struct PainnModel {
     pub config: PainnConfig,
     /// What comes out.
     pub output: Output,
+    /// Energy of single atoms by atomic number, added to the network's, in its unit; zero for elements that are not named.
+    pub references: Vec<(u32, f64)>,
     /// Parameters, in the order of the file's tensors.
     pub values: Vec<f64>,
     /// Atomic numbers that it was trained on, sorted.
@@ -113,6 +117,12 @@ impl PainnModel {
         if !(positive > 0.0 && positive.is_finite()) {
             return Err(refuse("its output has a stiffness or unit that is not above zero".into()));
         }
+        let references = settings.references;
+        if references.iter().any(|&(z, e)| z as usize >= super::config::TYPES || !e.is_finite())
+            || !(references.is_empty() || head == Head::Energy)
+        {
+            return Err(refuse("its energies of single atoms are not those of elements, or it has no energies".into()));
+        }
         let noise = metadata.noise.clone().map(|n| serde_json::from_value(n.into())).transpose();
         let noise = noise.map_err(|e| refuse(format!("metadata `noise`: {e}")))?;
         let mut values = Vec::new();
@@ -125,7 +135,7 @@ impl PainnModel {
             return Err(refuse(format!("metadata `types`: atomic numbers below {} are needed", super::config::TYPES)));
         }
         let (command, seed) = (metadata.command, metadata.seed);
-        Ok(PainnModel { config: settings.network, output: settings.output, values, types, noise, command, seed })
+        Ok(PainnModel { config: settings.network, output: settings.output, references, values, types, noise, command, seed })
     }
 
     /// Writes the model in single precision.
@@ -135,7 +145,7 @@ impl PainnModel {
     pub fn write(&self, file: &Path) -> Result<()> {
         let json = |value: serde_json::Value| value.as_object().cloned().unwrap_or_default();
         let fail = |e: serde_json::Error| Error::File { file: file.into(), reason: e.to_string() };
-        let settings = Settings { network: self.config.clone(), output: self.output };
+        let settings = Settings { network: self.config.clone(), output: self.output, references: self.references.clone() };
         let metadata = Metadata {
             architecture: ARCHITECTURE.into(),
             parameters: json(serde_json::to_value(settings).map_err(fail)?),
@@ -213,6 +223,7 @@ impl PainnModel {
         }
         let output = Output::Energy { unit: KCAL, per_atom: *mean };
         let types = (1..super::config::TYPES as u32).collect();
-        Ok(PainnModel { config, output, values, types, noise: None, command: format!("from {}", file.display()), seed: 0 })
+        let command = format!("from {}", file.display());
+        Ok(PainnModel { config, output, references: Vec::new(), values, types, noise: None, command, seed: 0 })
     }
 }

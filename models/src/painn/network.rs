@@ -14,37 +14,37 @@ use scorefield_integrators::simd::{AlignedBuffer, SimdReal, dispatch};
 use std::sync::Arc;
 
 /// A dense layer, ready for products in both directions.
-struct Dense<T> {
-    forward: Panels<T>,
-    backward: Panels<T>,
-    place: DensePlace,
+pub(super) struct Dense<T> {
+    pub(super) forward: Panels<T>,
+    pub(super) backward: Panels<T>,
+    pub(super) place: DensePlace,
 }
 
 impl<T: SimdReal> Dense<T> {
-    fn new(place: &DensePlace) -> Self {
+    pub(super) fn new(place: &DensePlace) -> Self {
         let DensePlace { inputs, outputs, .. } = *place;
         Dense { forward: Panels::zeros(inputs, outputs), backward: Panels::zeros(outputs, inputs), place: place.clone() }
     }
 
-    fn load(&mut self, values: &[T]) {
+    pub(super) fn load(&mut self, values: &[T]) {
         let weight = &values[self.place.weight.clone()];
         self.forward.set_transposed(0, 0, self.place.inputs, weight);
         self.backward.set(0, 0, self.place.inputs, weight);
     }
 
     /// `y = x Wᵀ + b` for `m` rows.
-    fn apply(&self, values: &[T], m: usize, x: &[T], y: &mut [T]) {
+    pub(super) fn apply(&self, values: &[T], m: usize, x: &[T], y: &mut [T]) {
         let start = self.place.bias.as_ref().map_or(Start::Zero, |b| Start::Bias(&values[b.clone()], m));
         self.forward.apply(m, x, self.place.inputs, start, y, self.place.outputs);
     }
 
     /// `gx = g W`.
-    fn back(&self, m: usize, g: &[T], gx: &mut [T]) {
+    pub(super) fn back(&self, m: usize, g: &[T], gx: &mut [T]) {
         self.backward.apply(m, g, self.place.outputs, Start::Zero, gx, self.place.inputs);
     }
 
     /// Adds the gradients of weight and bias.
-    fn gradient(&self, m: usize, g: &[T], x: &[T], gradient: &mut [T]) {
+    pub(super) fn gradient(&self, m: usize, g: &[T], x: &[T], gradient: &mut [T]) {
         let DensePlace { weight, bias, inputs, outputs } = &self.place;
         let (inputs, outputs) = (*inputs, *outputs);
         let c = &mut gradient[weight.clone()];
@@ -56,27 +56,27 @@ impl<T: SimdReal> Dense<T> {
 }
 
 /// Two dense layers with a SiLU between.
-struct Perceptron<T> {
-    first: Dense<T>,
-    second: Dense<T>,
+pub(super) struct Perceptron<T> {
+    pub(super) first: Dense<T>,
+    pub(super) second: Dense<T>,
 }
 
 impl<T: SimdReal> Perceptron<T> {
-    fn new(places: &[DensePlace]) -> Self {
+    pub(super) fn new(places: &[DensePlace]) -> Self {
         Perceptron { first: Dense::new(&places[0]), second: Dense::new(&places[1]) }
     }
 
-    fn load(&mut self, values: &[T]) {
+    pub(super) fn load(&mut self, values: &[T]) {
         self.first.load(values);
         self.second.load(values);
     }
 
-    fn hidden(&self) -> usize {
+    pub(super) fn hidden(&self) -> usize {
         self.first.place.outputs
     }
 
     /// `y`, and in `h` what comes before the SiLU.
-    fn apply(&self, values: &[T], m: usize, x: &[T], h: &mut [T], s: &mut [T], y: &mut [T]) {
+    pub(super) fn apply(&self, values: &[T], m: usize, x: &[T], h: &mut [T], s: &mut [T], y: &mut [T]) {
         let n = m * self.hidden();
         self.first.apply(values, m, x, h);
         dispatch(Silu { x: &h[..n], y: &mut s[..n] });
@@ -84,7 +84,7 @@ impl<T: SimdReal> Perceptron<T> {
     }
 
     /// `gx` from `g`; `s` and `gs` are scratch.
-    fn back(&self, m: usize, g: &[T], x: &[T], h: &[T], scratch: [&mut [T]; 2], gx: &mut [T], gradient: Option<&mut [T]>) {
+    pub(super) fn back(&self, m: usize, g: &[T], x: &[T], h: &[T], scratch: [&mut [T]; 2], gx: &mut [T], gradient: Option<&mut [T]>) {
         let n = m * self.hidden();
         let [s, gs] = scratch;
         self.second.back(m, g, gs);
@@ -97,14 +97,14 @@ impl<T: SimdReal> Perceptron<T> {
     }
 }
 
-struct Layer<T> {
-    context: Perceptron<T>,
-    mix: Dense<T>,
-    mixing: Perceptron<T>,
+pub(super) struct Layer<T> {
+    pub(super) context: Perceptron<T>,
+    pub(super) mix: Dense<T>,
+    pub(super) mixing: Perceptron<T>,
 }
 
 /// A layer of the head.
-enum Block<T> {
+pub(super) enum Block<T> {
     /// Of an energy.
     Dense(Dense<T>),
     /// Of vectors: channel mix and perceptron.
@@ -115,9 +115,9 @@ enum Block<T> {
 pub(super) struct Parameters<T> {
     pub(super) config: PainnConfig,
     pub(super) layout: Arc<Layout>,
-    values: AlignedBuffer<T>,
-    layers: Vec<Layer<T>>,
-    head: Vec<Block<T>>,
+    pub(super) values: AlignedBuffer<T>,
+    pub(super) layers: Vec<Layer<T>>,
+    pub(super) head: Vec<Block<T>>,
 }
 
 impl<T: SimdReal> Parameters<T> {
@@ -154,7 +154,7 @@ impl<T: SimdReal> Parameters<T> {
         }
     }
 
-    fn filter(&self, layer: usize) -> Filter<'_, T> {
+    pub(super) fn filter(&self, layer: usize) -> Filter<'_, T> {
         let width = 3 * padded(self.config.features);
         let stride = self.config.layers * width;
         Filter {
@@ -168,53 +168,53 @@ impl<T: SimdReal> Parameters<T> {
 
 /// What a layer leaves for the way back.
 #[derive(Default)]
-struct Saved<T> {
-    q: AlignedBuffer<T>,
-    mu: AlignedBuffer<T>,
+pub(super) struct Saved<T> {
+    pub(super) q: AlignedBuffer<T>,
+    pub(super) mu: AlignedBuffer<T>,
     /// Before the SiLU of the interaction's perceptron, and after the perceptron.
-    context: AlignedBuffer<T>,
-    x: AlignedBuffer<T>,
+    pub(super) context: AlignedBuffer<T>,
+    pub(super) x: AlignedBuffer<T>,
     /// After the interaction: vectors, and `[q | |V|]`.
-    middle: AlignedBuffer<T>,
-    cat: AlignedBuffer<T>,
-    vw: AlignedBuffer<T>,
-    hidden: AlignedBuffer<T>,
-    a: AlignedBuffer<T>,
+    pub(super) middle: AlignedBuffer<T>,
+    pub(super) cat: AlignedBuffer<T>,
+    pub(super) vw: AlignedBuffer<T>,
+    pub(super) hidden: AlignedBuffer<T>,
+    pub(super) a: AlignedBuffer<T>,
 }
 
 /// What a block of the head leaves.
 #[derive(Default)]
-struct SavedBlock<T> {
-    q: AlignedBuffer<T>,
-    mu: AlignedBuffer<T>,
-    cat: AlignedBuffer<T>,
-    vw: AlignedBuffer<T>,
-    hidden: AlignedBuffer<T>,
-    o: AlignedBuffer<T>,
+pub(super) struct SavedBlock<T> {
+    pub(super) q: AlignedBuffer<T>,
+    pub(super) mu: AlignedBuffer<T>,
+    pub(super) cat: AlignedBuffer<T>,
+    pub(super) vw: AlignedBuffer<T>,
+    pub(super) hidden: AlignedBuffer<T>,
+    pub(super) o: AlignedBuffer<T>,
 }
 
 /// Memory of one thread, and the molecules that it works on.
 pub(super) struct Work<T> {
     /// Keep what the way back needs.
-    back: bool,
+    pub(super) back: bool,
     /// Radial slopes are needed.
-    slopes: bool,
-    types: Vec<u32>,
-    time: Vec<T>,
-    pairs: Pairs<T>,
+    pub(super) slopes: bool,
+    pub(super) types: Vec<u32>,
+    pub(super) time: Vec<T>,
+    pub(super) pairs: Pairs<T>,
     /// One more than layers where there is a way back, else one.
-    layers: Vec<Saved<T>>,
+    pub(super) layers: Vec<Saved<T>>,
     /// One more than blocks: the last holds the result.
-    head: Vec<SavedBlock<T>>,
-    s: AlignedBuffer<T>,
+    pub(super) head: Vec<SavedBlock<T>>,
+    pub(super) s: AlignedBuffer<T>,
     /// Gradients: scalars and vectors now and next, and of what lies between.
-    gq: [AlignedBuffer<T>; 2],
-    gmu: [AlignedBuffer<T>; 2],
-    ga: AlignedBuffer<T>,
-    gs: AlignedBuffer<T>,
-    gcat: AlignedBuffer<T>,
-    gvw: AlignedBuffer<T>,
-    row: AlignedBuffer<T>,
+    pub(super) gq: [AlignedBuffer<T>; 2],
+    pub(super) gmu: [AlignedBuffer<T>; 2],
+    pub(super) ga: AlignedBuffer<T>,
+    pub(super) gs: AlignedBuffer<T>,
+    pub(super) gcat: AlignedBuffer<T>,
+    pub(super) gvw: AlignedBuffer<T>,
+    pub(super) row: AlignedBuffer<T>,
 }
 
 /// Gradient of the result that the way back begins with.
@@ -295,7 +295,7 @@ impl<T: SimdReal> Work<T> {
             reserve(&mut self.gcat, atoms, 2 * f + PAD);
             reserve(&mut self.gvw, atoms, 6 * f);
         }
-        reserve(&mut self.row, 3, 3 * f);
+        reserve(&mut self.row, 4, 3 * f);
     }
 
     /// Forgets all molecules.

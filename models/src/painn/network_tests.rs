@@ -2,6 +2,7 @@
 
 use super::config::{Head, Layout, MOST_BAND, PainnConfig};
 use super::network::{Parameters, Seed, Work};
+use super::tangent_kernels::PairTangents;
 use scorefield_integrators::Noise;
 use scorefield_integrators::simd::SimdReal;
 use std::sync::Arc;
@@ -274,4 +275,74 @@ fn gradients_are_those_of_finite_differences() {
             }
         }
     }
+}
+
+/// A loss of energies and forces, and its gradient.
+#[test]
+fn gradients_of_forces_are_those_of_finite_differences() {
+    let config = small(Head::Energy);
+    let (v, molecules) = (values(&config, 9), molecules());
+    let atoms: usize = molecules.iter().map(|m| m.0.len()).sum();
+    let number = |k: usize| ((k * 37 + 11) % 17) as f64 / 17.0 - 0.4;
+    let labels: Vec<f64> = (0..3 * atoms).map(number).collect();
+    let evaluate = |p: &Parameters<f64>| {
+        let mut work = Work::new(true, true);
+        work.reserve(&p.config, 2 * atoms, atoms * atoms);
+        molecules.iter().for_each(|(types, x, time)| work.add(&p.config, types, x, *time));
+        work.forward(p);
+        let mut slopes = vec![0.0; 3 * atoms];
+        work.backward(p, Seed::Energy, None, Some(&mut slopes));
+        let mut first = 0;
+        let energies: Vec<f64> = molecules
+            .iter()
+            .map(|m| {
+                first += m.0.len();
+                (first - m.0.len()..first).map(|i| work.energy(i)).sum()
+            })
+            .collect();
+        let forces: Vec<f64> = slopes.iter().map(|s| -s).collect();
+        (work, energies, forces)
+    };
+    let loss = |p: &Parameters<f64>| {
+        let (_, energies, forces) = evaluate(p);
+        let of_energies: f64 = energies.iter().enumerate().map(|(m, e)| 0.7 * (e - number(m)).powi(2)).sum();
+        of_energies + forces.iter().zip(&labels).map(|(f, l)| (f - l).powi(2)).sum::<f64>()
+    };
+    let p = parameters::<f64>(&config, &v);
+    let (mut work, energies, forces) = evaluate(&p);
+    let direction: Vec<f64> = forces.iter().zip(&labels).map(|(f, l)| -2.0 * (f - l)).collect();
+    let slopes = energies.iter().enumerate().map(|(m, e)| (molecules[m].0.len(), 1.4 * (e - number(m))));
+    let mut gradient = vec![0.0; p.layout.len];
+    work.backward_tangent(&p, &mut PairTangents::default(), &direction, slopes, &mut gradient);
+    let size = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+    let (mut seen, mut worst) = (0, 0.0f64);
+    for (k, &place) in p.layout.map.iter().enumerate() {
+        if k % 61 != 0 && k + 40 < p.layout.map.len() {
+            continue;
+        }
+        let at = |h: f64| {
+            let mut moved = v.clone();
+            moved[place] += h;
+            loss(&parameters(&config, &moved))
+        };
+        let want = derivative(at);
+        worst = worst.max((gradient[place] - want).abs() / size);
+        assert!((gradient[place] - want).abs() < 1e-8 * size, "parameter {k}: {} {want}", gradient[place]);
+        seen += usize::from(want != 0.0);
+    }
+    println!("worst {worst:.1e} of {size:.1e}");
+    assert!(seen > 100, "{seen}");
+    assert!(p.layout.padding.iter().all(|&place| gradient[place] == 0.0));
+    // The same in single precision.
+    let narrow = parameters::<f32>(&config, &v);
+    let mut work = Work::<f32>::new(true, true);
+    work.reserve(&config, 2 * atoms, atoms * atoms);
+    molecules.iter().for_each(|(types, x, time)| work.add(&config, types, x, *time));
+    work.forward(&narrow);
+    let direction: Vec<f32> = direction.iter().map(|&d| d as f32).collect();
+    let slopes = energies.iter().enumerate().map(|(m, e)| (molecules[m].0.len(), (1.4 * (e - number(m))) as f32));
+    let mut single = vec![0.0f32; p.layout.len];
+    work.backward_tangent(&narrow, &mut PairTangents::default(), &direction, slopes, &mut single);
+    let single: Vec<f64> = single.iter().map(|&g| f64::from(g)).collect();
+    assert!(difference(&single, &gradient) < 2e-5, "{:e}", difference(&single, &gradient));
 }

@@ -1,6 +1,6 @@
 //! PaiNN as a force provider: a potential, or pseudo-forces towards minima.
 
-use super::config::{Layout, PainnConfig};
+use super::config::{Layout, PainnConfig, TYPES};
 use super::model::{Output as Meaning, PainnModel};
 use super::network::{Parameters, Seed, Work};
 use crate::error::Result;
@@ -45,6 +45,8 @@ impl PainnSpec {
 /// Parameters in both precisions, made when they are needed.
 struct Shared {
     model: PainnModel,
+    /// Energy of an atom by itself, by atomic number, in the output's unit.
+    references: Vec<f64>,
     single: OnceLock<Parameters<f32>>,
     double: OnceLock<Parameters<f64>>,
 }
@@ -113,7 +115,10 @@ impl PainnProvider {
                 ..potential
             },
         };
-        let shared = Arc::new(Shared { model, single: OnceLock::new(), double: OnceLock::new() });
+        let per_atom = if let Meaning::Energy { per_atom, .. } = model.output { per_atom } else { 0.0 };
+        let mut references = vec![per_atom; TYPES];
+        model.references.iter().for_each(|&(z, e)| references.get_mut(z as usize).into_iter().for_each(|r| *r += e));
+        let shared = Arc::new(Shared { model, references, single: OnceLock::new(), double: OnceLock::new() });
         PainnProvider { shared, capabilities, work32: Prepared::default(), work64: Prepared::default() }
     }
 }
@@ -143,14 +148,14 @@ impl<T: SimdReal> Prepared<T> {
         self.forces.resize(3 * most, T::default());
     }
 
-    fn evaluate(&mut self, p: &Parameters<T>, meaning: Meaning, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
+    fn evaluate(&mut self, p: &Parameters<T>, shared: &Shared, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
         let batch = input.batch;
         let Some(work) = self.work.as_mut().filter(|_| self.atoms == batch.atoms()) else {
             return Err(ContractError::Invalid(
                 "PaiNN was asked for forces of another batch than it was prepared for; prepare it anew".into(),
             ));
         };
-        let positions = input.positions.typed::<T>()?;
+        let (meaning, positions) = (shared.model.output, input.positions.typed::<T>()?);
         let needs_level = p.config.time || matches!(meaning, Meaning::Noise { .. });
         let sigma = match input.clock {
             Clock::Diffusion { t } if t > 0.0 => t * ANGSTROMS,
@@ -173,12 +178,12 @@ impl<T: SimdReal> Prepared<T> {
             let first = batch.range(chunk.start).start;
             let forces = &mut self.forces[..3 * work.atoms()];
             match meaning {
-                Meaning::Energy { unit, per_atom } => {
+                Meaning::Energy { unit, .. } => {
                     forces.fill(T::default());
                     work.backward(p, Seed::Energy, None, Some(forces));
                     let factor = T::from_f64(-unit * ANGSTROMS);
                     forces.iter_mut().for_each(|f| *f = *f * factor);
-                    let of_atom = |a: usize| unit * (work.energy(a - first).to_f64() + per_atom);
+                    let of_atom = |a: usize| unit * (work.energy(a - first).to_f64() + shared.references[work.types[a - first] as usize]);
                     if input.want.energy {
                         chunk.clone().for_each(|b| out.energy[b] = batch.range(b).map(of_atom).sum());
                     }
@@ -259,10 +264,10 @@ impl ForceProvider for PainnProvider {
                 remedy: "remove the cell from the input".into(),
             });
         }
-        let meaning = self.shared.model.output;
+        let shared = &self.shared;
         match input.positions.dtype() {
-            DType::F32 => self.work32.evaluate(self.shared.single.get_or_init(|| pack(&self.shared.model)), meaning, input, out),
-            DType::F64 => self.work64.evaluate(self.shared.double.get_or_init(|| pack(&self.shared.model)), meaning, input, out),
+            DType::F32 => self.work32.evaluate(shared.single.get_or_init(|| pack(&shared.model)), shared, input, out),
+            DType::F64 => self.work64.evaluate(shared.double.get_or_init(|| pack(&shared.model)), shared, input, out),
         }
     }
 

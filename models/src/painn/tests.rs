@@ -46,6 +46,7 @@ fn model(head: Head) -> PainnModel {
         values: layout.map.iter().map(|&p| padded[p]).collect(),
         config,
         output,
+        references: if head == Head::Energy { vec![(6, -2.0), (8, 1.5)] } else { Vec::new() },
         types: vec![1, 6, 7, 8],
         noise: None,
         command: "test".into(),

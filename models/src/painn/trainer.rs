@@ -80,6 +80,64 @@ pub enum Rate {
     },
 }
 
+impl Rate {
+    /// Steps at most.
+    pub fn steps(&self) -> u64 {
+        match self {
+            Rate::Cosine(c) => c.steps,
+            Rate::Plateau { steps, .. } => *steps,
+        }
+    }
+
+    /// Learning rate of step `step`.
+    pub(super) fn at(&self, step: u64, progress: &Progress) -> f64 {
+        progress.rate_scale
+            * match self {
+                Rate::Cosine(c) => c.rate(step),
+                Rate::Plateau { rate, .. } => *rate,
+            }
+    }
+
+    /// Whether there was no improvement for so long that training ends.
+    pub(super) fn has_stopped(&self, progress: &Progress) -> bool {
+        matches!(self, Rate::Plateau { stop, .. } if progress.since[0] >= *stop)
+    }
+
+    /// Takes notice of a validation.
+    pub(super) fn judge(&self, loss: f64, progress: &mut Progress) {
+        let Rate::Plateau { patience, .. } = *self else {
+            progress.best = Some(progress.best.map_or(loss, |b| b.min(loss)));
+            return;
+        };
+        if progress.best.is_none_or(|b| loss < b) {
+            (progress.best, progress.since) = (Some(loss), [0; 2]);
+            return;
+        }
+        progress.since = progress.since.map(|s| s + 1);
+        if progress.since[1] >= patience {
+            progress.rate_scale *= 0.5;
+            progress.since[1] = 0;
+        }
+    }
+}
+
+/// What a learning rate depends on besides the step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Factor of the learning rate.
+    pub rate_scale: f64,
+    /// Best validation loss.
+    pub best: Option<f64>,
+    /// Validations since it, and since the rate was halved.
+    pub since: [u64; 2],
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress { rate_scale: 1.0, best: None, since: [0; 2] }
+    }
+}
+
 /// How a network is trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -106,10 +164,7 @@ pub struct Plan {
 impl Plan {
     /// Steps at most.
     pub fn steps(&self) -> u64 {
-        match self.rate {
-            Rate::Cosine(c) => c.steps,
-            Rate::Plateau { steps, .. } => steps,
-        }
+        self.rate.steps()
     }
 }
 
@@ -163,12 +218,9 @@ pub struct Counters {
     pub step: u64,
     /// Steps in which a loss or gradient was not finite.
     pub skipped: u64,
-    /// Factor of the learning rate.
-    pub rate_scale: f64,
-    /// Best validation loss.
-    pub best: Option<f64>,
-    /// Validations since it, and since the rate was halved.
-    pub since: [u64; 2],
+    /// Learning rate and the best validation.
+    #[serde(flatten)]
+    pub progress: Progress,
     /// Since the last report.
     pub interval: Sums,
     /// Sum of gradient norms since then.
@@ -209,8 +261,7 @@ impl<T: SimdReal + Root> Trainer<T> {
         let n = values.len();
         let parameters = Parameters::new(&plan.config, layout);
         let group = || Group { gradient: vec![T::default(); n], sums: Sums::default(), rows: Vec::new(), seed: Vec::new() };
-        let counters =
-            Counters { step: 0, skipped: 0, rate_scale: 1.0, best: None, since: [0; 2], interval: Sums::default(), gradient_norm: 0.0 };
+        let counters = Counters { step: 0, skipped: 0, progress: Progress::default(), interval: Sums::default(), gradient_norm: 0.0 };
         Ok(Trainer {
             data,
             counters,
@@ -238,8 +289,7 @@ impl<T: SimdReal + Root> Trainer<T> {
 
     /// Whether training has ended: all steps done, or no improvement for long.
     pub fn is_done(&self) -> bool {
-        let stopped = matches!(self.plan.rate, Rate::Plateau { stop, .. } if self.counters.since[0] >= stop);
-        stopped || self.counters.step >= self.plan.steps()
+        self.plan.rate.has_stopped(&self.counters.progress) || self.counters.step >= self.plan.steps()
     }
 
     /// Averaged parameters in the order of files.
@@ -249,11 +299,7 @@ impl<T: SimdReal + Root> Trainer<T> {
 
     /// Learning rate of the next step.
     pub fn rate(&self) -> f64 {
-        self.counters.rate_scale
-            * match self.plan.rate {
-                Rate::Cosine(c) => c.rate(self.counters.step),
-                Rate::Plateau { rate, .. } => rate,
-            }
+        self.plan.rate.at(self.counters.step, &self.counters.progress)
     }
 
     /// One step. Returns false where a loss or gradient was not finite, and nothing moved.
@@ -296,19 +342,7 @@ impl<T: SimdReal + Root> Trainer<T> {
 
     /// Takes notice of a validation: the rate falls and training ends where there is no improvement.
     pub fn judge(&mut self, loss: f64) {
-        let Rate::Plateau { patience, .. } = self.plan.rate else {
-            self.counters.best = Some(self.counters.best.map_or(loss, |b| b.min(loss)));
-            return;
-        };
-        if self.counters.best.is_none_or(|b| loss < b) {
-            (self.counters.best, self.counters.since) = (Some(loss), [0; 2]);
-            return;
-        }
-        self.counters.since = self.counters.since.map(|s| s + 1);
-        if self.counters.since[1] >= patience {
-            self.counters.rate_scale *= 0.5;
-            self.counters.since[1] = 0;
-        }
+        self.plan.rate.judge(loss, &mut self.counters.progress);
     }
 
     /// Sums and mean gradient norm since the last call, which begin anew.
