@@ -38,7 +38,16 @@ fn forces(c: &mut Criterion) {
         let bound = (3.0 / config.features as f64).sqrt();
         let values = (0..config.parameters()).map(|k| bound * (2.0 * noise.uniform(k as u32, 0, 0, Purpose::Prior) - 1.0)).collect();
         let output = Meaning::Displacement { stiffness: EV_PER_SQUARE_ANGSTROM };
-        let model = PainnModel { config, output, references: Vec::new(), values, types: vec![1, 6, 7, 8], noise: None, command: String::new(), seed: 0 };
+        let model = PainnModel {
+            config,
+            output,
+            references: Vec::new(),
+            values,
+            types: vec![1, 6, 7, 8],
+            noise: None,
+            command: String::new(),
+            seed: 0,
+        };
         let mut provider = PainnProvider::new(model);
         for replicas in [1, 16] {
             let batch = Batch::uniform(system.clone(), replicas, 0).expect("a batch");

@@ -12,6 +12,7 @@ mod molecules;
 mod peers;
 mod physics;
 mod plumed;
+mod potentials;
 mod restart;
 mod sharding;
 mod support;

@@ -713,16 +713,22 @@ impl ProviderSpec {
             ProviderSpec::Ani1x(s) => Ok(Box::new(AniProvider::open(&s.weights, Some(AniModel::Ani1x))?.local())),
             ProviderSpec::Ani1ccx(s) => Ok(Box::new(AniProvider::open(&s.weights, Some(AniModel::Ani1ccx))?.local())),
             ProviderSpec::Weights { file } if AniProvider::recognises(file) => Ok(Box::new(AniProvider::open(file, None)?.local())),
+            ProviderSpec::Painn(s) => Ok(Box::new(s.build()?.local()?)),
+            ProviderSpec::Weights { file } if is_painn(file) => Ok(Box::new(PainnProvider::open(file)?.local()?)),
             _ => {
                 let name = toml::Table::try_from(self).ok().and_then(|t| Some(t.get("kind")?.as_str()?.to_owned()));
                 Err(Error::spec(
                     name.unwrap_or_else(|| "this model".into()),
                     "its forces cannot be computed domain by domain: they are not a sum over atoms that see no further than a cutoff, or \
-                     this is not implemented; evaluate whole structures instead (lj with a cutoff and ANI can)",
+                     this is not implemented; evaluate whole structures instead (lj with a cutoff, ANI and PaiNN with an energy can)",
                 ))
             }
         }
     }
+}
+
+fn is_painn(file: &Path) -> bool {
+    WeightsFile::read(file).is_ok_and(|w| w.metadata().architecture == crate::painn::model::ARCHITECTURE)
 }
 
 /// A provider that brings no system along.

@@ -472,6 +472,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
             "threads": self.runtime.threads(),
             "seconds": seconds,
             "structures_per_second": structures / seconds,
+            "unit_kj_per_mol": self.data.unit,
             "best_validation_loss": counters.progress.best,
             "validation": validation,
             "test": test,

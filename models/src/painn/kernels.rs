@@ -1,14 +1,17 @@
 //! What lies between matrix products: radial filters and messages over pairs, gates over atoms, and the reverse of each.
 //!
-//! Every molecule has a full graph, so pairs come as i < j and each filter serves both directions: d_ij = d_ji. Of the radial
+//! Pairs come as i < j, and each filter serves both directions: d_ij = d_ji. Of the radial
 //! functions only a band around the distance is not zero; the rest is never touched. Rows of features are `width` numbers,
 //! padded to whole vectors; vector features are three rows per atom.
 
 use super::config::PainnConfig;
+use crate::analytic::lattice::Lattice;
+use crate::analytic::neighbours::List;
 use crate::matrix::{PAD, padded};
 use pulp::{Simd, WithSimd};
-use scorefield_integrators::DType;
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal};
+use scorefield_integrators::{DType, Real};
+use std::ops::Range;
 
 /// Rows of the filter that are summed in one pass.
 pub(super) const PASS: usize = 6;
@@ -35,10 +38,13 @@ pub(super) struct Pairs<T> {
     pub(super) weights: Vec<[T; STEP]>,
     /// Their derivatives.
     pub(super) slopes: Vec<[T; STEP]>,
+    /// Where the pairs of each molecule end.
+    ends: Vec<usize>,
 }
 
 impl<T: SimdReal> Pairs<T> {
-    pub(super) fn reserve(&mut self, pairs: usize) {
+    pub(super) fn reserve(&mut self, pairs: usize, molecules: usize) {
+        self.ends.reserve(molecules.saturating_sub(self.ends.len()));
         self.atoms.reserve(pairs.saturating_sub(self.atoms.len()));
         self.start.reserve(pairs.saturating_sub(self.start.len()));
         self.geometry.reserve(pairs.saturating_sub(self.geometry.len()));
@@ -52,43 +58,98 @@ impl<T: SimdReal> Pairs<T> {
         self.geometry.clear();
         self.weights.clear();
         self.slopes.clear();
+        self.ends.clear();
     }
 
     /// Adds the pairs of a molecule at `x [n, 3]` (Å), whose first atom has row `first`; with derivatives where `slopes`.
     pub(super) fn add(&mut self, config: &PainnConfig, first: usize, x: &[f64], slopes: bool) {
         let n = x.len() / 3;
-        let (band, reach) = band::<T>();
-        let (width, cutoff) = (config.spacing(), config.cutoff);
-        let last = config.radial.max(band) - band;
         for i in 0..n {
             for j in i + 1..n {
                 let r = [0, 1, 2].map(|k| x[3 * j + k] - x[3 * i + k]);
-                let d = (r[0] * r[0] + r[1] * r[1] + r[2] * r[2] + config.distance_epsilon).sqrt();
-                if d >= cutoff {
-                    continue;
+                self.push(config, [first + i, first + j], r, slopes);
+            }
+        }
+        self.ends.push(self.atoms.len());
+    }
+
+    /// The same of nearest images in a cell, where `list` says who may be within the cutoff; without it all are looked at.
+    pub(super) fn add_near(&mut self, config: &PainnConfig, first: usize, x: &[f64], lattice: &Lattice, list: Option<&List>, slopes: bool) {
+        let n = x.len() / 3;
+        for i in 0..n {
+            let at = |j: usize| lattice.nearest([0, 1, 2].map(|k| x[3 * j + k] - x[3 * i + k]));
+            match list {
+                Some(list) => {
+                    for &j in list.partners(i) {
+                        self.push(config, [first + i, first + j as usize], at(j as usize), slopes);
+                    }
                 }
-                // Without an epsilon, atoms in one place have no direction.
-                let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
-                let turn = std::f64::consts::PI / cutoff;
-                let (fc, dfc) = (0.5 * ((turn * d).cos() + 1.0), -0.5 * turn * (turn * d).sin());
-                let start = ((d / width - reach).ceil().max(0.0) as usize).min(last);
-                let (mut weights, mut slope) = ([T::default(); STEP], [T::default(); STEP]);
-                for k in 0..band.min(config.radial - start.min(config.radial)) {
-                    let z = d / width - (start + k) as f64;
-                    let phi = (-0.5 * z * z).exp();
-                    weights[k] = T::from_f64(phi * fc);
-                    slope[k] = T::from_f64(phi * (dfc - z / width * fc));
-                }
-                (weights[band], slope[band]) = (T::from_f64(fc), T::from_f64(dfc));
-                self.atoms.push([(first + i) as u32, (first + j) as u32]);
-                self.start.push(start as u32);
-                self.geometry.push([r[0] * inverse, r[1] * inverse, r[2] * inverse, inverse].map(T::from_f64));
-                self.weights.push(weights);
-                if slopes {
-                    self.slopes.push(slope);
+                None => (i + 1..n).for_each(|j| self.push(config, [first + i, first + j], at(j), slopes)),
+            }
+        }
+        self.ends.push(self.atoms.len());
+    }
+
+    /// Adds a pair `r` apart, if that is within the cutoff.
+    fn push(&mut self, config: &PainnConfig, [i, j]: [usize; 2], r: [f64; 3], slopes: bool) {
+        let (band, reach) = band::<T>();
+        let (width, cutoff) = (config.spacing(), config.cutoff);
+        let d = (r[0] * r[0] + r[1] * r[1] + r[2] * r[2] + config.distance_epsilon).sqrt();
+        if d >= cutoff {
+            return;
+        }
+        // Without an epsilon, atoms in one place have no direction.
+        let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
+        let turn = std::f64::consts::PI / cutoff;
+        let (fc, dfc) = (0.5 * ((turn * d).cos() + 1.0), -0.5 * turn * (turn * d).sin());
+        let last = config.radial.max(band) - band;
+        let start = ((d / width - reach).ceil().max(0.0) as usize).min(last);
+        let (mut weights, mut slope) = ([T::default(); STEP], [T::default(); STEP]);
+        for k in 0..band.min(config.radial - start.min(config.radial)) {
+            let z = d / width - (start + k) as f64;
+            let phi = (-0.5 * z * z).exp();
+            weights[k] = T::from_f64(phi * fc);
+            slope[k] = T::from_f64(phi * (dfc - z / width * fc));
+        }
+        (weights[band], slope[band]) = (T::from_f64(fc), T::from_f64(dfc));
+        self.atoms.push([i as u32, j as u32]);
+        self.start.push(start as u32);
+        self.geometry.push([r[0] * inverse, r[1] * inverse, r[2] * inverse, inverse].map(T::from_f64));
+        self.weights.push(weights);
+        if slopes {
+            self.slopes.push(slope);
+        }
+    }
+
+    /// Pairs of molecule `m`.
+    pub(super) fn of(&self, m: usize) -> Range<usize> {
+        let first = if m == 0 { 0 } else { self.ends[m - 1] };
+        first..self.ends[m]
+    }
+
+    /// Adds to `positions [A, 3]` the gradients of pairs' vectors `[P]`, from the first atom to the second.
+    pub(super) fn scatter(&self, gradients: &[[T; 3]], positions: &mut [T]) {
+        for (&[i, j], g) in self.atoms.iter().zip(gradients) {
+            for k in 0..3 {
+                positions[3 * j as usize + k] += g[k];
+                positions[3 * i as usize + k] -= g[k];
+            }
+        }
+    }
+
+    /// `Σ r ⊗ g` over the pairs of molecule `m`, row-major.
+    pub(super) fn strain(&self, m: usize, gradients: &[[T; 3]]) -> [f64; 9] {
+        let mut sum = [0.0; 9];
+        for p in self.of(m) {
+            let [x, y, z, inverse] = self.geometry[p].map(Real::to_f64);
+            let d = if inverse > 0.0 { 1.0 / inverse } else { 0.0 };
+            for (a, u) in [x, y, z].into_iter().enumerate() {
+                for b in 0..3 {
+                    sum[3 * a + b] += d * u * gradients[p][b].to_f64();
                 }
             }
         }
+        sum
     }
 }
 
@@ -247,8 +308,8 @@ pub(super) struct MessagesBack<'a, T> {
     pub(super) gx: &'a mut [T],
     pub(super) gmu_in: &'a mut [T],
     pub(super) parameters: Option<FilterGradient<'a, T>>,
-    /// Adds the gradient of positions `[A, 3]`, where wanted.
-    pub(super) positions: Option<&'a mut [T]>,
+    /// Adds the gradients of pairs' vectors, where wanted.
+    pub(super) vectors: Option<&'a mut [[T; 3]]>,
     /// `[3, 3, width]`.
     pub(super) row: &'a mut [T],
 }
@@ -317,7 +378,7 @@ impl<T: SimdReal> WithSimd for MessagesBack<'_, T> {
             if let Some(gradient) = &mut self.parameters {
                 filter_row_back::<T::Of<S>>(t, gradient, band, weights, start, grow);
             }
-            if let Some(positions) = self.positions.as_deref_mut() {
+            if let Some(vectors) = self.vectors.as_deref_mut() {
                 filter_row::<T::Of<S>>(t, self.filter, band, &self.pairs.slopes[p], start, slope);
                 let (slope, gw) = (T::Of::<S>::slice(t, slope), T::Of::<S>::slice(t, grow));
                 let mut along = T::Of::<S>::zero(t);
@@ -330,9 +391,7 @@ impl<T: SimdReal> WithSimd for MessagesBack<'_, T> {
                 let u = [x, y, z];
                 let radial = u[0] * turn[0] + u[1] * turn[1] + u[2] * turn[2];
                 for k in 0..3 {
-                    let g = along * u[k] + inverse * (turn[k] - radial * u[k]);
-                    positions[3 * j + k] += g;
-                    positions[3 * i + k] -= g;
+                    vectors[p][k] += along * u[k] + inverse * (turn[k] - radial * u[k]);
                 }
             }
         }

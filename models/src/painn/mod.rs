@@ -1,14 +1,16 @@
-//! PaiNN: equivariant message passing, as a force field with an energy, and as a generative pseudo-force field (GPFF,
-//! arXiv 2605.19050), whose vectors point from a noisy structure to the one it came from.
+//! PaiNN: equivariant message passing, as a force field with an energy, trained on energies and forces, and as a generative
+//! pseudo-force field (GPFF, arXiv 2605.19050), whose vectors point from a noisy structure to the one it came from.
 
 mod assignment;
 pub mod config;
 mod kernels;
+pub mod local;
 pub mod model;
 mod network;
 pub mod noising;
 pub mod potential;
 pub mod provider;
+mod surroundings;
 mod tangent;
 mod tangent_kernels;
 pub mod trainer;
@@ -19,5 +21,9 @@ pub use provider::{PainnProvider, PainnSpec};
 
 #[cfg(test)]
 mod network_tests;
+#[cfg(test)]
+mod periodic_tests;
+#[cfg(test)]
+mod potential_tests;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@ use super::kernels::{
     Filter, FilterGradient, Gate, GateBackO, GateBackV, GateShape, Messages, MessagesBack, Mix, MixBackA, MixBackV, Norms, Pairs, Silu,
     SiluBack, reserve,
 };
+use crate::analytic::lattice::Lattice;
+use crate::analytic::neighbours::List;
 use crate::matrix::{Outer, PAD, Panels, Start, add_columns, padded};
 use scorefield_integrators::simd::{AlignedBuffer, SimdReal, dispatch};
 use std::sync::Arc;
@@ -202,6 +204,8 @@ pub(super) struct Work<T> {
     pub(super) types: Vec<u32>,
     pub(super) time: Vec<T>,
     pub(super) pairs: Pairs<T>,
+    /// Gradients of pairs' vectors.
+    pub(super) vectors: Vec<[T; 3]>,
     /// One more than layers where there is a way back, else one.
     pub(super) layers: Vec<Saved<T>>,
     /// One more than blocks: the last holds the result.
@@ -223,6 +227,8 @@ pub(super) enum Seed<'a, T> {
     Vectors(&'a [T]),
     /// 1 for every energy.
     Energy,
+    /// 1 for the energies of the first so many atoms.
+    EnergyOf(usize),
 }
 
 impl<T: SimdReal> Work<T> {
@@ -235,6 +241,7 @@ impl<T: SimdReal> Work<T> {
             types: Vec::new(),
             time: Vec::new(),
             pairs: Pairs::default(),
+            vectors: Vec::new(),
             layers: Vec::new(),
             head: Vec::new(),
             s: zero(),
@@ -252,7 +259,10 @@ impl<T: SimdReal> Work<T> {
     pub(super) fn reserve(&mut self, config: &PainnConfig, atoms: usize, pairs: usize) {
         self.types.reserve(atoms.saturating_sub(self.types.len()));
         self.time.reserve(atoms.saturating_sub(self.time.len()));
-        self.pairs.reserve(pairs);
+        self.pairs.reserve(pairs, atoms);
+        if self.slopes {
+            self.vectors.reserve(pairs.saturating_sub(self.vectors.len()));
+        }
         let f = padded(config.features);
         let layers = if self.back { config.layers + 1 } else { 1 };
         self.layers.resize_with(layers, Saved::default);
@@ -310,6 +320,18 @@ impl<T: SimdReal> Work<T> {
         self.pairs.add(config, self.types.len(), x, self.slopes);
         self.types.extend_from_slice(types);
         self.time.resize(self.types.len(), T::from_f64(time));
+    }
+
+    /// Adds a molecule in a cell, or a large one: atoms see nearest images, and `list` has those that may be within the cutoff.
+    pub(super) fn add_near(&mut self, config: &PainnConfig, types: &[u32], x: &[f64], lattice: &Lattice, list: Option<&List>) {
+        self.pairs.add_near(config, self.types.len(), x, lattice, list, self.slopes);
+        self.types.extend_from_slice(types);
+        self.time.resize(self.types.len(), T::default());
+    }
+
+    /// After [`Work::backward`] with positions: `Σ r ⊗ ∂E/∂r` over the pairs of molecule `m`, the derivative to a strain.
+    pub(super) fn strain(&self, m: usize) -> [f64; 9] {
+        self.pairs.strain(m, &self.vectors)
     }
 
     /// Atoms of all molecules.
@@ -419,17 +441,16 @@ impl<T: SimdReal> Work<T> {
 
     /// From gradients of the results to those of parameters, added to `gradient [layout.len]`, and of positions, added to
     /// `positions [A, 3]`.
-    pub(super) fn backward(
-        &mut self,
-        p: &Parameters<T>,
-        seed: Seed<'_, T>,
-        mut gradient: Option<&mut [T]>,
-        mut positions: Option<&mut [T]>,
-    ) {
+    pub(super) fn backward(&mut self, p: &Parameters<T>, seed: Seed<'_, T>, mut gradient: Option<&mut [T]>, positions: Option<&mut [T]>) {
         let (atoms, f) = (self.types.len(), padded(p.config.features));
         match seed {
             Seed::Vectors(g) => self.vectors_back(p, g, gradient.as_deref_mut()),
-            Seed::Energy => self.energies_back(p, gradient.as_deref_mut()),
+            Seed::Energy => self.energies_back(p, atoms, gradient.as_deref_mut()),
+            Seed::EnergyOf(first) => self.energies_back(p, first.min(atoms), gradient.as_deref_mut()),
+        }
+        if positions.is_some() {
+            self.vectors.clear();
+            self.vectors.resize(self.pairs.atoms.len(), [T::default(); 3]);
         }
         let shape = GateShape { scalars: f, vectors: f, cat: 2 * f, epsilon: p.config.norm_epsilon };
         let [gq, gq_next] = &mut self.gq;
@@ -468,7 +489,7 @@ impl<T: SimdReal> Work<T> {
                 gx: &mut self.ga,
                 gmu_in: gmu_next,
                 parameters,
-                positions: positions.as_deref_mut(),
+                vectors: positions.is_some().then_some(&mut self.vectors[..]),
                 row: &mut self.row,
             });
             let scratch = [&mut self.s[..], &mut self.gs[..]];
@@ -477,6 +498,9 @@ impl<T: SimdReal> Work<T> {
                 *g += more;
             }
             std::mem::swap(gmu, gmu_next);
+        }
+        if let Some(positions) = positions {
+            self.pairs.scatter(&self.vectors, positions);
         }
         if let Some(gradient) = gradient {
             let embedding = &mut gradient[p.layout.embedding.clone()];
@@ -490,11 +514,11 @@ impl<T: SimdReal> Work<T> {
         }
     }
 
-    fn energies_back(&mut self, p: &Parameters<T>, mut gradient: Option<&mut [T]>) {
+    fn energies_back(&mut self, p: &Parameters<T>, seeded: usize, mut gradient: Option<&mut [T]>) {
         let (atoms, f) = (self.types.len(), padded(p.config.features));
         let [gq, next] = &mut self.gq;
         gq[..atoms * PAD].fill(T::default());
-        gq[..atoms * PAD].iter_mut().step_by(PAD).for_each(|g| *g = T::from_f64(1.0));
+        gq[..seeded * PAD].iter_mut().step_by(PAD).for_each(|g| *g = T::from_f64(1.0));
         for (k, block) in p.head.iter().enumerate().rev() {
             let Block::Dense(dense) = block else { continue };
             if k + 1 < p.head.len() {

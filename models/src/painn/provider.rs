@@ -1,8 +1,10 @@
 //! PaiNN as a force provider: a potential, or pseudo-forces towards minima.
 
 use super::config::{Layout, PainnConfig, TYPES};
+use super::local::PainnLocal;
 use super::model::{Output as Meaning, PainnModel};
 use super::network::{Parameters, Seed, Work};
+use super::surroundings::{LIST_FROM, Surroundings, Unfit};
 use crate::error::Result;
 use scorefield_integrators::Result as ContractResult;
 use scorefield_integrators::simd::SimdReal;
@@ -14,6 +16,8 @@ use std::sync::{Arc, OnceLock};
 
 /// Molecules are worked on together up to about so many atoms: enough rows for products, few enough for the caches.
 const ATOMS_PER_CHUNK: usize = 144;
+/// Pairs of an atom that memory is taken for in large systems; a liquid within 5 Å has some 25. More of them grow it once.
+const PAIRS_PER_ATOM: usize = 32;
 /// Å per nm.
 const ANGSTROMS: f64 = 10.0;
 
@@ -43,25 +47,28 @@ impl PainnSpec {
 }
 
 /// Parameters in both precisions, made when they are needed.
-struct Shared {
-    model: PainnModel,
+pub(super) struct Shared {
+    pub(super) model: PainnModel,
     /// Energy of an atom by itself, by atomic number, in the output's unit.
-    references: Vec<f64>,
+    pub(super) references: Vec<f64>,
     single: OnceLock<Parameters<f32>>,
     double: OnceLock<Parameters<f64>>,
 }
 
-fn pack<T: SimdReal>(model: &PainnModel) -> Parameters<T> {
-    let layout = Arc::new(Layout::new(&model.config));
-    let values: Vec<T> = layout.pad(&model.values).into_iter().map(T::from_f64).collect();
-    let mut parameters = Parameters::new(&model.config, layout);
-    parameters.load(&values);
-    parameters
+impl Shared {
+    pub(super) fn pack<T: SimdReal>(&self) -> Parameters<T> {
+        let layout = Arc::new(Layout::new(&self.model.config));
+        let values: Vec<T> = layout.pad(&self.model.values).into_iter().map(T::from_f64).collect();
+        let mut parameters = Parameters::new(&self.model.config, layout);
+        parameters.load(&values);
+        parameters
+    }
 }
 
 /// Forces of a PaiNN.
 ///
-/// A network with an energy gives `−∂E/∂x`. A network with vectors was trained on minima: its pseudo-forces `k (x̂₀ − x)` have no
+/// A network with an energy gives `−∂E/∂x`, in open space or in a cell whose heights are twice the cutoff or more; large systems have
+/// neighbour lists, and their cost grows with the number of atoms. A network with vectors was trained on minima: its pseudo-forces `k (x̂₀ − x)` have no
 /// net part, are the gradient of nothing, and state their stiffness k.
 pub struct PainnProvider {
     shared: Arc<Shared>,
@@ -74,6 +81,8 @@ struct Prepared<T> {
     work: Option<Work<T>>,
     chunks: Vec<Range<usize>>,
     atoms: usize,
+    /// Per replica.
+    surroundings: Vec<Surroundings>,
     /// Positions of a molecule in Å, and forces of a chunk.
     x: Vec<f64>,
     forces: Vec<T>,
@@ -81,7 +90,7 @@ struct Prepared<T> {
 
 impl<T> Default for Prepared<T> {
     fn default() -> Self {
-        Prepared { work: None, chunks: Vec::new(), atoms: 0, x: Vec::new(), forces: Vec::new() }
+        Prepared { work: None, chunks: Vec::new(), atoms: 0, surroundings: Vec::new(), x: Vec::new(), forces: Vec::new() }
     }
 }
 
@@ -94,6 +103,14 @@ impl PainnProvider {
         Ok(Self::new(PainnModel::read(file)?))
     }
 
+    /// The same forces on domains of a larger system, in double precision.
+    ///
+    /// # Errors
+    /// Where the network has no energy.
+    pub fn local(&self) -> Result<PainnLocal> {
+        PainnLocal::new(self.shared.clone())
+    }
+
     /// A provider of `model`.
     pub fn new(model: PainnModel) -> Self {
         let PainnConfig { cutoff, layers, .. } = model.config;
@@ -104,7 +121,7 @@ impl PainnProvider {
             ..Capabilities::potential(name)
         };
         let capabilities = match model.output {
-            Meaning::Energy { .. } => Capabilities { atom_energy: true, ..potential },
+            Meaning::Energy { .. } => Capabilities { atom_energy: true, virial: true, periodic: true, graph_safe: false, ..potential },
             Meaning::Displacement { stiffness } | Meaning::Noise { stiffness } => Capabilities {
                 kind: Kind::PseudoForce,
                 conservative: false,
@@ -133,7 +150,8 @@ impl<T: SimdReal> Prepared<T> {
             while end < batch.replicas() && batch.range(end).end - batch.range(first).start <= ATOMS_PER_CHUNK {
                 end += 1;
             }
-            let pairs: usize = (first..end).map(|b| batch.range(b).len()).map(|n| n * (n - 1) / 2).sum();
+            let pairs = |n: usize| if n < LIST_FROM { n * (n - 1) / 2 } else { n * PAIRS_PER_ATOM };
+            let pairs: usize = (first..end).map(|b| pairs(batch.range(b).len())).sum();
             most = most.max(batch.range(end - 1).end - batch.range(first).start);
             most_pairs = most_pairs.max(pairs);
             self.chunks.push(first..end);
@@ -142,6 +160,8 @@ impl<T: SimdReal> Prepared<T> {
         let work = self.work.get_or_insert_with(|| Work::new(energy, energy));
         work.reserve(config, most, most_pairs);
         self.atoms = batch.atoms();
+        self.surroundings.clear();
+        self.surroundings.resize_with(batch.replicas(), Surroundings::default);
         self.x.clear();
         self.x.reserve(3 * most);
         self.forces.clear();
@@ -172,7 +192,8 @@ impl<T: SimdReal> Prepared<T> {
             for b in chunk.clone() {
                 self.x.clear();
                 self.x.extend(positions[batch.range3(b)].iter().map(|x| ANGSTROMS * x.to_f64()));
-                work.add(&p.config, &batch.system(b).types, &self.x, time);
+                let (types, cell) = (&batch.system(b).types, input.cells.map(|c| &c[b]));
+                self.surroundings[b].add(work, &p.config, types, &self.x, time, cell).map_err(|e| unfit(p, &batch.system(b).name, e))?;
             }
             work.forward(p);
             let first = batch.range(chunk.start).start;
@@ -186,6 +207,9 @@ impl<T: SimdReal> Prepared<T> {
                     let of_atom = |a: usize| unit * (work.energy(a - first).to_f64() + shared.references[work.types[a - first] as usize]);
                     if input.want.energy {
                         chunk.clone().for_each(|b| out.energy[b] = batch.range(b).map(of_atom).sum());
+                    }
+                    if input.want.virial {
+                        chunk.clone().enumerate().for_each(|(m, b)| out.virial[b] = work.strain(m).map(|s| -unit * s));
                     }
                     if input.want.atom_energy {
                         chunk.clone().flat_map(|b| batch.range(b)).for_each(|a| out.atom_energy[a] = of_atom(a));
@@ -207,6 +231,9 @@ impl<T: SimdReal> Prepared<T> {
                     if input.want.energy {
                         out.energy[b] = f64::NAN;
                     }
+                    if input.want.virial {
+                        out.virial[b] = [f64::NAN; 9];
+                    }
                     if input.want.atom_energy {
                         out.atom_energy[batch.range(b)].fill(f64::NAN);
                     }
@@ -215,6 +242,18 @@ impl<T: SimdReal> Prepared<T> {
         }
         Ok(())
     }
+}
+
+/// What to do about a cell.
+fn unfit<T>(p: &Parameters<T>, name: &str, why: Unfit) -> ContractError {
+    let cutoff = p.config.cutoff / ANGSTROMS;
+    ContractError::Invalid(match why {
+        Unfit::Flat => format!("{name}: the cell has no volume; give three independent vectors"),
+        Unfit::Small(half) => format!(
+            "{name}: the cutoff, {cutoff} nm, is larger than half the smallest height of the cell, {half:.4} nm; use a larger cell, for \
+             example two or more copies side by side"
+        ),
+    })
 }
 
 /// Vectors of all atoms times `factor`.
@@ -244,11 +283,11 @@ impl ForceProvider for PainnProvider {
         let config = &self.shared.model.config;
         match dtype {
             DType::F32 => {
-                self.shared.single.get_or_init(|| pack(&self.shared.model));
+                self.shared.single.get_or_init(|| self.shared.pack());
                 self.work32.prepare(config, batch);
             }
             DType::F64 => {
-                self.shared.double.get_or_init(|| pack(&self.shared.model));
+                self.shared.double.get_or_init(|| self.shared.pack());
                 self.work64.prepare(config, batch);
             }
         }
@@ -257,7 +296,7 @@ impl ForceProvider for PainnProvider {
 
     fn evaluate(&mut self, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
         self.capabilities.check_want(input.want)?;
-        if input.cells.is_some() {
+        if input.cells.is_some() && !self.capabilities.periodic {
             return Err(ContractError::Unsupported {
                 provider: self.capabilities.name.clone(),
                 what: "forces in a periodic cell".into(),
@@ -266,8 +305,8 @@ impl ForceProvider for PainnProvider {
         }
         let shared = &self.shared;
         match input.positions.dtype() {
-            DType::F32 => self.work32.evaluate(shared.single.get_or_init(|| pack(&shared.model)), shared, input, out),
-            DType::F64 => self.work64.evaluate(shared.double.get_or_init(|| pack(&shared.model)), shared, input, out),
+            DType::F32 => self.work32.evaluate(shared.single.get_or_init(|| shared.pack()), shared, input, out),
+            DType::F64 => self.work64.evaluate(shared.double.get_or_init(|| shared.pack()), shared, input, out),
         }
     }
 

@@ -96,8 +96,8 @@ impl<T: SimdReal> Work<T> {
             gmu_next[..6 * atoms * f].copy_from_slice(&gmu[..6 * atoms * f]);
             self.ga[..6 * atoms * f].fill(T::default());
             let filter = p.filter(l);
-            let (values, bias) = gradient[p.layout.filter.start..p.layout.filter_bias.end]
-                .split_at_mut(p.layout.filter_bias.start - p.layout.filter.start);
+            let (values, bias) =
+                gradient[p.layout.filter.start..p.layout.filter_bias.end].split_at_mut(p.layout.filter_bias.start - p.layout.filter.start);
             dispatch(MessagesBackTangent {
                 pairs: &self.pairs,
                 tangents,

@@ -261,8 +261,10 @@ impl<T: SimdReal> WithSimd for MessagesBackTangent<'_, T> {
                 let turn_j = -gjx.mul_add(dx, gjy.mul_add(dy, gjz.mul_add(dz, hjx.mul_add(ux, hjy.mul_add(uy, hjz * uz)))));
                 let dot_i = gix.mul_add(mj[x], giy.mul_add(mj[y], giz * mj[z]));
                 let dot_j = gjx.mul_add(mi[x], gjy.mul_add(mi[y], gjz * mi[z]));
-                let twist_i = gix.mul_add(dmj[x], giy.mul_add(dmj[y], giz.mul_add(dmj[z], hix.mul_add(mj[x], hiy.mul_add(mj[y], hiz * mj[z])))));
-                let twist_j = gjx.mul_add(dmi[x], gjy.mul_add(dmi[y], gjz.mul_add(dmi[z], hjx.mul_add(mi[x], hjy.mul_add(mi[y], hjz * mi[z])))));
+                let twist_i =
+                    gix.mul_add(dmj[x], giy.mul_add(dmj[y], giz.mul_add(dmj[z], hix.mul_add(mj[x], hiy.mul_add(mj[y], hiz * mj[z])))));
+                let twist_j =
+                    gjx.mul_add(dmi[x], gjy.mul_add(dmi[y], gjz.mul_add(dmi[z], hjx.mul_add(mi[x], hjy.mul_add(mi[y], hjz * mi[z])))));
                 // Filter.
                 gw[x] = xj[x].mul_add(qi[v], xi[x] * qj[v]);
                 gw[y] = xj[y].mul_add(along_i, xi[y] * along_j);
