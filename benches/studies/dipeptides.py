@@ -37,7 +37,7 @@ def parse():
 
 def report(options, name):
     folder = options.out / name
-    command = [options.binary, "consistency", "--reference", options.folder / f"{name}.dcd", "--topology", options.folder / f"{name}.pdb"]
+    command = [options.binary.resolve(), "consistency", "--reference", options.folder / f"{name}.dcd", "--topology", options.folder / f"{name}.pdb"]
     command += ["--reference-replicas", "8", "--phi", PHI, "--psi", PSI, "--model", options.model, "--temperature", "310 K"]
     command += ["--dt", options.dt, "--friction", "1 /ps", "--chains", options.chains, "--steps", options.steps, "--every", options.every]
     command += ["--count", options.count, "--limit", options.limit, "--residual-times", "0", "--threads", options.threads]
