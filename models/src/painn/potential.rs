@@ -1,7 +1,7 @@
 //! Training of potentials on energies and forces.
 //!
 //! The loss of a batch of structures is `w_E ⟨(E − E*)²⟩ + w_F ⟨|F − F*|²/3N⟩` with `F = −∂E/∂x`, in the network's unit of energy and Å; its
-//! gradient is exact ([`Work::backward_tangent`]). Order and sums are counted as for pseudo-force fields: parameters do not depend, in any
+//! gradient is exact (`Work::backward_tangent`). Order and sums are counted as for pseudo-force fields: parameters do not depend, in any
 //! bit, on the number of threads or on where a run was stopped and resumed.
 
 use super::config::{Head, Layout, PainnConfig, TYPES};
