@@ -8,7 +8,7 @@ use scorefield_models::scoremd;
 use scorefield_models::scoremd::sampler::{Sampler, Settings};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Samples that one thread draws at a time.
+/// Most samples that one thread draws at a time.
 const CHUNK: usize = 64;
 
 /// Draws `n` samples `[n, D]` in nm or reduced units. `progress` hears how many are done, from any thread, and stops the work by
@@ -29,21 +29,22 @@ pub fn draw<T: SimdReal>(
     let mut x = vec![T::default(); n * d];
     let done = AtomicUsize::new(0);
     let stopped = std::sync::atomic::AtomicBool::new(!progress(0));
-    // Enough pieces for all threads, of a size that depends on nothing else: samples do not depend on it anyway.
+    // Pieces for all threads; samples do not depend on their size.
+    let chunk = n.div_ceil(pool.current_num_threads()).clamp(1, CHUNK);
     let work = |(k, x): (usize, &mut [T])| -> Result<()> {
         if stopped.load(Ordering::Relaxed) {
             return Ok(());
         }
         // A sampler's memory is small beside what it draws.
         let mut sampler = Sampler::<T>::new(model, settings)?;
-        sampler.draw(noise, (k * CHUNK) as u32, x)?;
+        sampler.draw(noise, (k * chunk) as u32, x)?;
         let now = done.fetch_add(x.len() / d, Ordering::Relaxed) + x.len() / d;
         if !progress(now) {
             stopped.store(true, Ordering::Relaxed);
         }
         Ok(())
     };
-    pool.install(|| x.par_chunks_mut(CHUNK * d).enumerate().try_for_each(work))?;
+    pool.install(|| x.par_chunks_mut(chunk * d).enumerate().try_for_each(work))?;
     if stopped.into_inner() {
         return Ok(None);
     }
