@@ -1,17 +1,14 @@
 //! Training of pseudo-force fields: molecules at minima, the loop, and the model in the end.
 
-use super::{
-    Header, METRICS_FILE, MODEL_FILE, PLOT_FILE, RECIPE_FILE, Request, STATE_FILE, SUMMARY_FILE, directory, prepare_directory, read_state,
-};
+use super::course::{self, Course, Origin, Record};
+use super::{Header, MODEL_FILE, Request};
 use crate::checkpoint::{Fnv, InputFile};
 use crate::config::{Recipe, ScheduleKind, TrainSettings};
 use crate::dataset::Paths;
 use crate::error::{Error, Result, usage};
-use crate::io::table::{Field, TableWriter};
-use crate::io::{FrameRange, ReadOptions, read_frames, write_atomically};
-use crate::report::plots::{LinePlot, Series, line_plot};
-use crate::report::progress::Progress;
-use crate::runtime::{Outcome, Runtime, print};
+use crate::io::table::Field;
+use crate::io::{FrameRange, ReadOptions, read_frames};
+use crate::runtime::{Outcome, Runtime};
 use crate::signals::Interrupt;
 use scorefield_integrators::simd::{self, SimdReal};
 use scorefield_integrators::{Noise, Purpose};
@@ -19,10 +16,9 @@ use scorefield_models::painn::model::{EV_PER_SQUARE_ANGSTROM, Output};
 use scorefield_models::painn::trainer::{Molecules, Objective, Plan, Rate, Sums, Trainer};
 use scorefield_models::painn::{PainnConfig, PainnModel};
 use scorefield_models::train::adamw::Root;
-use scorefield_models::train::{AdamW, Clip, CosineSchedule, Ema};
-use std::path::{Path, PathBuf};
+use scorefield_models::train::{AdamW, Clip, CosineSchedule, Ema, StateFile};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// First bytes of the packed format; see [`packed`].
 const MAGIC: &[u8; 8] = b"QM9Q1\0\0\0";
@@ -30,8 +26,6 @@ const MAGIC: &[u8; 8] = b"QM9Q1\0\0\0";
 const ANGSTROMS: f64 = 10.0;
 /// Molecules that validations look at by default.
 const VALIDATION: usize = 2048;
-/// Steps in a row without a finite loss after which training stops.
-const MOST_SKIPPED: u64 = 20;
 const COLUMNS: [&str; 10] =
     ["step", "epoch", "loss", "gradient_norm", "learning_rate", "molecules_per_second", "seconds", "validation_loss", "skipped", "bins"];
 
@@ -45,56 +39,22 @@ pub(super) fn is_meant(recipe: &Recipe) -> bool {
 ///
 /// # Errors
 /// Where the recipe, its data or the output directory are wrong, or losses are not finite.
-pub(super) fn train<T: SimdReal + Root>(request: Request, resume: bool, interrupt: &Interrupt, runtime: &Runtime) -> Result<Outcome> {
+pub(super) fn train<T: SimdReal + Root>(
+    request: Request,
+    recorded: Option<(Header, StateFile)>,
+    interrupt: &Interrupt,
+    runtime: &Runtime,
+) -> Result<Outcome> {
     let seed = request.recipe.train.seed.unwrap_or(0);
     let (data, hash, inputs) = load(&request, seed)?;
     let plan = plan(&request.recipe, &data, seed)?;
-    let out = directory(&request.recipe);
     let mut trainer = Trainer::<T>::new(plan, data.clone())?;
-    let mut header = Header {
-        version: env!("CARGO_PKG_VERSION").into(),
-        recipe: request.recipe.clone(),
-        folder: request.folder.clone(),
-        command: request.command.clone(),
-        isa: simd::current_isa(),
-        dtype: T::DTYPE,
-        seed,
-        data: hash,
-        inputs,
-        metrics: 0,
-        best: None,
-    };
-    let metrics = if resume {
-        let path = out.join(STATE_FILE);
-        let (old, state) = read_state(&path)?;
-        if old.data != header.data {
-            let what = "the training data are others than when the training began; restore the files".into();
-            return Err(Error::Checkpoint { path, what });
-        }
-        trainer.restore(state, &path)?;
-        (header.metrics, header.command) = (old.metrics, old.command);
-        TableWriter::resume(out.join(METRICS_FILE), &COLUMNS, header.metrics)?
-    } else {
-        prepare_directory(&out, request.overwrite)?;
-        let recipe = Recipe { data: request.recipe.data.absolute(&request.folder), ..request.recipe.clone() };
-        let text = toml::to_string(&recipe).map_err(|e| Error::Run(e.to_string()))?;
-        write_atomically(&out.join(RECIPE_FILE), |w| w.write_all(text.as_bytes()))?;
-        TableWriter::create(out.join(METRICS_FILE), &COLUMNS, request.overwrite)?
-    };
-    let first = trainer.counters().step;
-    let mut run = Run { trainer, header, data, out, metrics, started: Instant::now(), first, runtime };
-    run.describe();
-    let outcome = run.advance(interrupt)?;
-    match outcome {
-        Outcome::Interrupted => runtime.warn(format_args!(
-            "interrupted at step {} of {}; go on with: scorefield train --resume {}",
-            run.trainer.counters().step,
-            run.trainer.plan().steps(),
-            run.out.display()
-        )),
-        Outcome::Done => run.finish()?,
-    }
-    Ok(outcome)
+    let origin = Origin { dtype: T::DTYPE, seed, data: hash, inputs };
+    let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
+        trainer.restore(state, path)?;
+        Ok(trainer.counters().step)
+    })?;
+    course::run(&mut Run { trainer, data, record }, interrupt)
 }
 
 /// From a recipe to a plan. Defaults are those of generative pseudo-force fields, with batches for a few cores.
@@ -253,118 +213,11 @@ pub(crate) fn packed(path: &Path, bytes: &[u8], all: &mut Molecules) -> Result<(
 /// A training on its way.
 struct Run<'a, T: SimdReal> {
     trainer: Trainer<T>,
-    header: Header,
     data: Arc<Molecules>,
-    out: PathBuf,
-    metrics: TableWriter,
-    started: Instant,
-    first: u64,
-    runtime: &'a Runtime,
+    record: Record<'a>,
 }
 
 impl<T: SimdReal + Root> Run<'_, T> {
-    fn describe(&self) {
-        let plan = self.trainer.plan();
-        self.runtime.say(format_args!(
-            "PaiNN {} × {} of {} parameters on {} molecules, {} held out; {} steps of {} molecules; {}, {}, {} threads, seed {}; writing to {}",
-            plan.config.layers,
-            plan.config.features,
-            plan.config.parameters(),
-            self.data.training.len(),
-            self.data.validation.len(),
-            plan.steps(),
-            plan.batch,
-            simd::current_isa(),
-            T::DTYPE,
-            self.runtime.threads(),
-            plan.seed,
-            self.out.display()
-        ));
-    }
-
-    /// Trains to the end, or until interrupted; leaves a state either way.
-    fn advance(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
-        let output = self.header.recipe.output.clone();
-        let log_every = output.log_every.unwrap_or(50).max(1);
-        let validate_every = output.validate_every.unwrap_or(500).max(1);
-        let minutes = output.checkpoint_minutes.unwrap_or(5.0);
-        let checkpoint_every = output.checkpoint_every.unwrap_or(0);
-        let most = self.header.recipe.train.held_out.unwrap_or(VALIDATION);
-        let steps = self.trainer.plan().steps();
-        let mut progress = Progress::new(steps, self.first, 1, None, self.runtime.quiet);
-        let mut saved = Instant::now();
-        let mut logged = (Instant::now(), self.first);
-        let mut skipped = 0;
-        loop {
-            if interrupt.requested() || self.trainer.is_done() {
-                progress.finish();
-                self.save()?;
-                return Ok(if self.trainer.is_done() { Outcome::Done } else { Outcome::Interrupted });
-            }
-            let rate = self.trainer.rate();
-            skipped = if self.trainer.step() { 0 } else { skipped + 1 };
-            let step = self.trainer.counters().step;
-            if skipped >= MOST_SKIPPED {
-                return Err(Error::Run(format!(
-                    "step {step}: losses were not finite in {skipped} steps in a row; train with a smaller learning-rate"
-                )));
-            }
-            let wanted = step.is_multiple_of(validate_every) || self.trainer.is_done();
-            let validation = (wanted && !self.data.validation.is_empty()).then(|| self.trainer.validate(most));
-            if let Some(v) = &validation {
-                self.trainer.judge(v.mean());
-            }
-            if step.is_multiple_of(log_every) || validation.is_some() {
-                let seconds = logged.0.elapsed().as_secs_f64();
-                self.log(rate, (step - logged.1, seconds), validation.as_ref())?;
-                logged = (Instant::now(), step);
-            }
-            let timed = minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * minutes;
-            if checkpoint_every > 0 && step.is_multiple_of(checkpoint_every) || timed {
-                self.save()?;
-                saved = Instant::now();
-            }
-            progress.update(step, steps);
-        }
-    }
-
-    fn log(&mut self, rate: f64, (steps, seconds): (u64, f64), validation: Option<&Sums>) -> Result<()> {
-        let (sums, norm) = self.trainer.take_interval(steps);
-        let counters = self.trainer.counters();
-        let batch = self.trainer.plan().batch as f64;
-        let bins = validation.map(|v| {
-            let bins = v.bins().map(|([low, high], n, loss, floor, ratio)| {
-                serde_json::json!({ "sigma": [low, high], "rows": n, "loss": loss, "floor": floor, "ratio": ratio })
-            });
-            serde_json::Value::from(bins.collect::<Vec<_>>()).to_string()
-        });
-        let row = [
-            counters.step.into(),
-            (counters.step as f64 * batch / self.data.training.len() as f64).into(),
-            sums.mean().into(),
-            norm.into(),
-            rate.into(),
-            (steps as f64 * batch / seconds).into(),
-            self.started.elapsed().as_secs_f64().into(),
-            validation.map(Sums::mean).into(),
-            counters.skipped.into(),
-            bins.as_deref().map_or(Field::Missing, Field::from),
-        ];
-        self.metrics.row(&row)?;
-        self.metrics.flush()?;
-        Ok(())
-    }
-
-    /// Writes the state and the model.
-    fn save(&mut self) -> Result<()> {
-        self.header.metrics = self.metrics.flush()?;
-        self.header.best = self.trainer.counters().progress.best;
-        let header = serde_json::to_value(&self.header).map_err(|e| Error::Run(e.to_string()))?;
-        let bytes = self.trainer.save(header).to_bytes()?;
-        write_atomically(&self.out.join(STATE_FILE), |w| w.write_all(&bytes))?;
-        Ok(self.model().write(&self.out.join(MODEL_FILE))?)
-    }
-
     /// The model with averaged weights.
     fn model(&self) -> PainnModel {
         let plan = self.trainer.plan();
@@ -382,67 +235,122 @@ impl<T: SimdReal + Root> Run<'_, T> {
             values: self.trainer.averaged(),
             types,
             noise: Some(plan.noise),
-            command: self.header.command.clone(),
-            seed: self.header.seed,
+            command: self.record.header.command.clone(),
+            seed: self.record.header.seed,
         }
+    }
+}
+
+impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
+    type Validation = Sums;
+    const INTERVALS: [u64; 2] = [50, 500];
+
+    fn record(&self) -> &Record<'a> {
+        &self.record
+    }
+
+    fn steps(&self) -> u64 {
+        self.trainer.plan().steps()
+    }
+
+    fn step(&self) -> u64 {
+        self.trainer.counters().step
+    }
+
+    fn is_done(&self) -> bool {
+        self.trainer.is_done()
+    }
+
+    fn rate(&self) -> f64 {
+        self.trainer.rate()
+    }
+
+    fn advance(&mut self) -> bool {
+        self.trainer.step()
+    }
+
+    fn validate(&mut self) -> Option<Sums> {
+        let most = self.record.header.recipe.train.held_out.unwrap_or(VALIDATION);
+        let validation = (!self.data.validation.is_empty()).then(|| self.trainer.validate(most));
+        if let Some(v) = &validation {
+            self.trainer.judge(v.mean());
+        }
+        validation
+    }
+
+    fn describe(&self) {
+        let plan = self.trainer.plan();
+        self.record.runtime.say(format_args!(
+            "PaiNN {} × {} of {} parameters on {} molecules, {} held out; {} steps of {} molecules; {}, {}, {} threads, seed {}; writing to {}",
+            plan.config.layers,
+            plan.config.features,
+            plan.config.parameters(),
+            self.data.training.len(),
+            self.data.validation.len(),
+            plan.steps(),
+            plan.batch,
+            simd::current_isa(),
+            T::DTYPE,
+            self.record.runtime.threads(),
+            plan.seed,
+            self.record.out.display()
+        ));
+    }
+
+    fn log(&mut self, rate: f64, steps: u64, seconds: f64, validation: Option<&Sums>) -> Result<()> {
+        let (sums, norm) = self.trainer.take_interval(steps);
+        let counters = self.trainer.counters();
+        let batch = self.trainer.plan().batch as f64;
+        let bins = validation.map(|v| {
+            let bins = v.bins().map(|([low, high], n, loss, floor, ratio)| {
+                serde_json::json!({ "sigma": [low, high], "rows": n, "loss": loss, "floor": floor, "ratio": ratio })
+            });
+            serde_json::Value::from(bins.collect::<Vec<_>>()).to_string()
+        });
+        let row = [
+            counters.step.into(),
+            (counters.step as f64 * batch / self.data.training.len() as f64).into(),
+            sums.mean().into(),
+            norm.into(),
+            rate.into(),
+            (steps as f64 * batch / seconds).into(),
+            self.record.started.elapsed().as_secs_f64().into(),
+            validation.map(Sums::mean).into(),
+            counters.skipped.into(),
+            bins.as_deref().map_or(Field::Missing, Field::from),
+        ];
+        self.record.row(&row)
+    }
+
+    /// Writes the state and the model.
+    fn save(&mut self) -> Result<()> {
+        self.record.header.best = self.trainer.counters().progress.best;
+        self.record.write_state(|header| Ok(self.trainer.save(header)))?;
+        Ok(self.model().write(&self.record.out.join(MODEL_FILE))?)
     }
 
     /// Plot, summary, and a word on what came out.
     fn finish(&mut self) -> Result<()> {
-        let path = self.out.join(METRICS_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::file("read", &path, e))?;
-        let rows: Vec<serde_json::Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
-        let series = |name: &str, key: &str| Series {
-            name: name.into(),
-            points: rows.iter().filter_map(|r| Some((r["step"].as_f64()?, r[key].as_f64()?))).collect(),
-            errors: Vec::new(),
-        };
-        let plot = line_plot(&LinePlot {
-            title: "Losses".into(),
-            x_label: "step".into(),
-            y_label: "weighted mean square".into(),
-            series: [series("training", "loss"), series("validation", "validation_loss")]
-                .into_iter()
-                .filter(|s| !s.points.is_empty())
-                .collect(),
-            log_y: true,
-            ..LinePlot::default()
-        });
-        write_atomically(&self.out.join(PLOT_FILE), |w| w.write_all(plot.as_bytes()))?;
-        let seconds = self.started.elapsed().as_secs_f64();
+        let rows = self.record.rows()?;
+        self.record.plot(&rows, "Losses", "weighted mean square", &[("training", "loss"), ("validation", "validation_loss")])?;
+        let seconds = self.record.started.elapsed().as_secs_f64();
         let plan = self.trainer.plan();
         let counters = self.trainer.counters();
-        let molecules = (counters.step - self.first) as f64 * plan.batch as f64;
+        let molecules = (counters.step - self.record.first) as f64 * plan.batch as f64;
         let last = rows.iter().rev().find_map(|r| r["validation_loss"].as_f64());
         let summary = serde_json::json!({
-            "version": self.header.version,
-            "command": self.header.command,
             "steps": counters.step,
             "skipped": counters.skipped,
             "batch": plan.batch,
             "molecules": self.data.training.len(),
             "validation_molecules": self.data.validation.len(),
             "parameters": plan.config.parameters(),
-            "seed": plan.seed,
-            "isa": self.header.isa,
-            "dtype": self.header.dtype,
-            "threads": self.runtime.threads(),
-            "seconds": seconds,
             "molecules_per_second": molecules / seconds,
             "validation_loss": last,
             "best_validation_loss": counters.progress.best,
-            "data": self.header.data,
         });
-        write_atomically(&self.out.join(SUMMARY_FILE), |w| writeln!(w, "{summary:#}"))?;
         let held_out = last.map_or(String::new(), |l| format!(", validation loss {l:.4}"));
-        print(format_args!(
-            "{} steps{held_out}; {:.0} molecules/s\nmodel: {}\nplot:  {}",
-            counters.step,
-            molecules / seconds,
-            self.out.join(MODEL_FILE).display(),
-            self.out.join(PLOT_FILE).display()
-        ))
-        .map_err(|e| Error::Run(e.to_string()))
+        self.record.summarise(summary, &format!("{} steps{held_out}; {:.0} molecules/s", counters.step, molecules / seconds))
     }
 }
 

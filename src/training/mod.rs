@@ -9,20 +9,20 @@
 //! | `loss.svg`, `summary.json` | at the end |
 
 mod conformers;
+mod course;
 pub(crate) mod minima;
 mod plan;
 mod potentials;
 mod toy;
 
+use self::course::{Origin, Record};
 use crate::checkpoint::InputFile;
 use crate::config::{NotFinite, Recipe};
 use crate::dataset::{TrainingData, temperature};
 use crate::error::{Error, Result, usage};
-use crate::io::table::{Field, TableWriter};
-use crate::io::write_atomically;
-use crate::report::plots::{LinePlot, Series, line_plot};
+use crate::io::table::Field;
 use crate::report::progress::Progress;
-use crate::runtime::{Outcome, Runtime, print};
+use crate::runtime::{Outcome, Runtime};
 use crate::signals::Interrupt;
 use scorefield_integrators::simd::{self, Isa, SimdReal};
 use scorefield_integrators::{DType, UnitSystem};
@@ -145,26 +145,32 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
     // From inside the pool, sharing out work needs neither locks nor memory.
     if potentials::is_meant(&request.recipe) {
         return pool.install(|| match dtype {
-            DType::F32 => potentials::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
-            DType::F64 => potentials::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
+            DType::F32 => potentials::train::<f32>(request, recorded, &interrupt, runtime),
+            DType::F64 => potentials::train::<f64>(request, recorded, &interrupt, runtime),
         });
     }
     if minima::is_meant(&request.recipe) {
         return pool.install(|| match dtype {
-            DType::F32 => minima::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
-            DType::F64 => minima::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
+            DType::F32 => minima::train::<f32>(request, recorded, &interrupt, runtime),
+            DType::F64 => minima::train::<f64>(request, recorded, &interrupt, runtime),
         });
     }
     if conformers::is_meant(&request.recipe) {
         return pool.install(|| match dtype {
-            DType::F32 => conformers::train::<f32>(request, recorded.is_some(), &interrupt, runtime),
-            DType::F64 => conformers::train::<f64>(request, recorded.is_some(), &interrupt, runtime),
+            DType::F32 => conformers::train::<f32>(request, recorded, &interrupt, runtime),
+            DType::F64 => conformers::train::<f64>(request, recorded, &interrupt, runtime),
         });
     }
     pool.install(|| match dtype {
         DType::F32 => train::<f32>(request, recorded, &interrupt, runtime),
         DType::F64 => train::<f64>(request, recorded, &interrupt, runtime),
     })
+}
+
+/// The same recipe with paths that mean the same everywhere; relative ones are those of `folder`.
+fn absolute(recipe: &Recipe, folder: &Path) -> Recipe {
+    let potential = recipe.potential.clone().map(|p| potentials::absolute(p, folder));
+    Recipe { data: recipe.data.absolute(folder), potential, ..recipe.clone() }
 }
 
 fn directory(recipe: &Recipe) -> PathBuf {
@@ -197,55 +203,21 @@ fn train<T: SimdReal + Root>(
     let seed = request.recipe.train.seed.unwrap_or(0);
     let data = load(&request, &setup, seed, runtime)?;
     let plan = plan::plan(&request.recipe, &setup, &data, seed)?;
-    let out = directory(&request.recipe);
     let kinds: Vec<_> = data.molecules.iter().map(|m| m.kinds.clone()).collect();
     let networks = setup.config.experts.iter().map(|e| network::<T>(e, &kinds)).collect::<scorefield_models::Result<Vec<_>>>()?;
     let (x, scores, system) = (data.x.clone(), data.scores.clone(), data.of_molecule.clone());
     let shared = Arc::new(Data { x, scores, system, dimension: data.dimension });
     let mut trainer = Trainer::new(plan, networks, shared)?;
-    let mut header = Header {
-        version: env!("CARGO_PKG_VERSION").into(),
-        recipe: request.recipe.clone(),
-        folder: request.folder.clone(),
-        command: request.command.clone(),
-        isa: simd::current_isa(),
-        dtype: T::DTYPE,
-        seed,
-        data: data.hash.clone(),
-        inputs: data.inputs.clone(),
-        metrics: 0,
-        best: None,
-    };
-    let metrics = match recorded {
-        None => {
-            prepare_directory(&out, request.overwrite)?;
-            let recipe = Recipe { data: request.recipe.data.absolute(&request.folder), ..request.recipe.clone() };
-            let text = toml::to_string(&recipe).map_err(|e| Error::Run(e.to_string()))?;
-            write_atomically(&out.join(RECIPE_FILE), |w| w.write_all(text.as_bytes()))?;
-            TableWriter::create(out.join(METRICS_FILE), &COLUMNS, request.overwrite)?
-        }
-        Some((old, state)) => {
-            let path = out.join(STATE_FILE);
-            if old.data != header.data {
-                let what = "the training data are others than when the training began; restore the files".into();
-                return Err(Error::Checkpoint { path, what });
-            }
-            trainer.restore(state, &path)?;
-            (header.metrics, header.best, header.command) = (old.metrics, old.best, old.command);
-            TableWriter::resume(out.join(METRICS_FILE), &COLUMNS, header.metrics)?
-        }
-    };
-    let mut run = Run { trainer, header, data, setup, out, metrics, started: Instant::now(), first: 0, runtime };
-    run.first = run.trainer.state().counters.step;
+    let origin = Origin { dtype: T::DTYPE, seed, data: data.hash.clone(), inputs: data.inputs.clone() };
+    let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
+        trainer.restore(state, path)?;
+        Ok(trainer.state().counters.step)
+    })?;
+    let mut run = Run { trainer, record, data, setup };
     run.describe();
     let outcome = run.advance(interrupt)?;
     match outcome {
-        Outcome::Interrupted => runtime.warn(format_args!(
-            "interrupted at step {} of {}; go on with: scorefield train --resume {}",
-            run.trainer.state().counters.step,
-            run.trainer.plan().steps(),
-            run.out.display()
-        )),
+        Outcome::Interrupted => course::say_interrupted(&run.record, run.trainer.state().counters.step, run.trainer.plan().steps()),
         Outcome::Done => run.finish()?,
     }
     Ok(outcome)
@@ -286,15 +258,9 @@ fn prepare_directory(out: &Path, overwrite: bool) -> Result<()> {
 /// A training on its way.
 struct Run<'a, T: SimdReal> {
     trainer: Trainer<T>,
-    header: Header,
+    record: Record<'a>,
     data: TrainingData,
     setup: Published,
-    out: PathBuf,
-    metrics: TableWriter,
-    started: Instant,
-    /// Step that this process began with.
-    first: u64,
-    runtime: &'a Runtime,
 }
 
 impl<T: SimdReal + Root> Run<'_, T> {
@@ -302,7 +268,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let plan = self.trainer.plan();
         let parameters: usize = self.setup.config.parameters().iter().sum();
         let residual = plan.stages.iter().find_map(|s| s.objective.fokker_planck);
-        self.runtime.say(format_args!(
+        self.record.runtime.say(format_args!(
             "{} of {parameters} parameters on {} frames{} of {} coordinates (scale {:.4}), {} of them held out; {} steps of {} rows{}; {}, {}, {} threads, seed {}; writing to {}",
             match plan.stages.len() {
                 1 => "one network".to_owned(),
@@ -318,23 +284,23 @@ impl<T: SimdReal + Root> Run<'_, T> {
             residual.map_or(String::new(), |f| format!(", Fokker–Planck residual on {} of them with weight {}", percent(f.fraction), f.weight)),
             simd::current_isa(),
             T::DTYPE,
-            self.runtime.threads(),
+            self.record.runtime.threads(),
             plan.seed,
-            self.out.display()
+            self.record.out.display()
         ));
     }
 
     /// Trains to the last step, or until interrupted; leaves a state either way.
     fn advance(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
-        let output = self.header.recipe.output.clone();
+        let output = self.record.header.recipe.output.clone();
         let log_every = output.log_every.unwrap_or(100).max(1);
         let validate_every = output.validate_every.unwrap_or(1000).max(1);
         let checkpoint_every = output.checkpoint_every.unwrap_or(0);
         let minutes = output.checkpoint_minutes.unwrap_or(5.0);
         let steps = self.trainer.plan().steps();
-        let mut progress = Progress::new(steps, self.first, 1, None, self.runtime.quiet);
+        let mut progress = Progress::new(steps, self.record.first, 1, None, self.record.runtime.quiet);
         let mut saved = Instant::now();
-        let mut logged = (Instant::now(), self.first);
+        let mut logged = (Instant::now(), self.record.first);
         loop {
             let step = self.trainer.state().counters.step;
             if interrupt.requested() || self.trainer.is_done() {
@@ -357,7 +323,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
             }
             if let Some(sums) = &validation {
                 let loss = sums.means()[0];
-                self.header.best = Some(self.header.best.map_or(loss, |b| b.min(loss)));
+                self.record.header.best = Some(self.record.header.best.map_or(loss, |b| b.min(loss)));
                 self.trainer.mark_good();
             }
             if step.is_multiple_of(log_every) || validation.is_some() {
@@ -400,8 +366,8 @@ impl<T: SimdReal + Root> Run<'_, T> {
             validation.filter(|_| weights.1.is_some()).map(|v| v[2]).into(),
             Field::Missing,
         ];
-        self.metrics.row(&row)?;
-        self.metrics.flush()?;
+        self.record.metrics.row(&row)?;
+        self.record.metrics.flush()?;
         Ok(())
     }
 
@@ -413,12 +379,12 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let what = format!("step {}: {part} is not finite (learning rate {rate:.2e})", counters.step + 1);
         let mut row = vec![Field::Missing; COLUMNS.len()];
         (row[0], row[1], row[13]) = ((counters.step + 1).into(), (counters.stage as u64).into(), what.as_str().into());
-        self.metrics.row(&row)?;
-        self.metrics.flush()?;
-        let stop = self.header.recipe.train.not_finite == Some(NotFinite::Stop);
+        self.record.metrics.row(&row)?;
+        self.record.metrics.flush()?;
+        let stop = self.record.header.recipe.train.not_finite == Some(NotFinite::Stop);
         if stop || counters.restores >= MOST_RESTORES {
             let why = if stop { String::new() } else { format!(", after {} returns to a good state", counters.restores) };
-            let state = self.out.join(STATE_FILE);
+            let state = self.record.out.join(STATE_FILE);
             let before = if state.exists() { format!("; {} is from before", state.display()) } else { String::new() };
             return Err(Error::Run(format!(
                 "{what}{why}; train with a smaller learning-rate, a smaller fokker-planck-weight or clip = {{ norm = 1.0 }}{before}"
@@ -426,17 +392,14 @@ impl<T: SimdReal + Root> Run<'_, T> {
         }
         let good = self.trainer.restore_good(RESTORE_FACTOR);
         let scale = self.trainer.state().counters.rate_scale;
-        self.runtime.warn(format_args!("{what}; going back to step {good}, with the learning rate times {scale}"));
+        self.record.runtime.warn(format_args!("{what}; going back to step {good}, with the learning rate times {scale}"));
         Ok(())
     }
 
     /// Writes the state and the model.
     fn save(&mut self) -> Result<()> {
-        self.header.metrics = self.metrics.flush()?;
-        let header = serde_json::to_value(&self.header).map_err(|e| Error::Run(e.to_string()))?;
-        let bytes = self.trainer.save(header)?.to_bytes()?;
-        write_atomically(&self.out.join(STATE_FILE), |w| w.write_all(&bytes))?;
-        Ok(self.model().write(&self.out.join(MODEL_FILE))?)
+        self.record.write_state(|header| Ok(self.trainer.save(header)?))?;
+        Ok(self.model().write(&self.record.out.join(MODEL_FILE))?)
     }
 
     /// Which frames go with the model: evenly spread ones, of several molecules as many of each.
@@ -450,7 +413,7 @@ impl<T: SimdReal + Root> Run<'_, T> {
             }
         };
         let shortest = (0..molecules).map(|m| all(m).len()).min().unwrap_or(0);
-        let wanted = self.header.recipe.output.start_frames.unwrap_or(if molecules > 1 { 16 } else { 128 }).min(shortest);
+        let wanted = self.record.header.recipe.output.start_frames.unwrap_or(if molecules > 1 { 16 } else { 128 }).min(shortest);
         (0..molecules).flat_map(|m| (0..wanted).map(move |k| (m, k))).map(|(m, k)| all(m).start + k * all(m).len() / wanted).collect()
     }
 
@@ -473,78 +436,48 @@ impl<T: SimdReal + Root> Run<'_, T> {
             scale: self.data.scale,
             units: self.data.units,
             temperature: self.data.temperature,
-            evaluation_time: self.header.recipe.output.evaluation_time.unwrap_or(EVALUATION_TIME),
+            evaluation_time: self.record.header.recipe.output.evaluation_time.unwrap_or(EVALUATION_TIME),
             types: self.data.system.types.clone(),
             masses: self.data.system.masses.clone(),
             pdb: self.data.pdb.clone(),
             systems: self.data.molecules.clone(),
             start_frames: start_frames.collect(),
             training_range: training_range(&self.data),
-            command: self.header.command.clone(),
-            seed: self.header.seed,
+            command: self.record.header.command.clone(),
+            seed: self.record.header.seed,
             config,
         }
     }
 
     /// Plot, summary, and a word on what came out.
     fn finish(&mut self) -> Result<()> {
-        let text = std::fs::read_to_string(self.out.join(METRICS_FILE)).map_err(|e| Error::file("read", &self.out, e))?;
-        let rows: Vec<serde_json::Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
-        let series = |name: &str, key: &str| Series {
-            name: name.into(),
-            points: rows.iter().filter_map(|r| Some((r["step"].as_f64()?, r[key].as_f64()?))).collect(),
-            errors: Vec::new(),
-        };
-        let all = [
-            series("score matching", "score_matching"),
-            series("held out", "held_out_score_matching"),
-            series("Fokker–Planck", "fokker_planck"),
-            series("forces", "forces"),
+        let rows = self.record.rows()?;
+        let series = [
+            ("score matching", "score_matching"),
+            ("held out", "held_out_score_matching"),
+            ("Fokker–Planck", "fokker_planck"),
+            ("forces", "forces"),
         ];
-        let plot = line_plot(&LinePlot {
-            title: "Losses".into(),
-            x_label: "step".into(),
-            y_label: "mean over rows".into(),
-            series: all.into_iter().filter(|s| !s.points.is_empty()).collect(),
-            log_y: true,
-            ..LinePlot::default()
-        });
-        write_atomically(&self.out.join(PLOT_FILE), |w| w.write_all(plot.as_bytes()))?;
-        let seconds = self.started.elapsed().as_secs_f64();
+        self.record.plot(&rows, "Losses", "mean over rows", &series)?;
+        let seconds = self.record.started.elapsed().as_secs_f64();
         let plan = self.trainer.plan();
-        let steps = plan.steps() - self.first;
+        let steps = plan.steps() - self.record.first;
         let last = rows.iter().rev().find_map(|r| r["held_out_score_matching"].as_f64());
         let summary = serde_json::json!({
-            "version": self.header.version,
-            "command": self.header.command,
             "steps": plan.steps(),
             "batch": plan.batch,
             "frames": self.data.len(),
             "held_out": plan.held_out,
             "parameters": self.setup.config.parameters(),
-            "seed": plan.seed,
-            "isa": self.header.isa,
-            "dtype": self.header.dtype,
-            "threads": self.runtime.threads(),
-            "seconds": seconds,
             "steps_per_second": steps as f64 / seconds,
             "rows_per_second": steps as f64 * plan.batch as f64 / seconds,
             "held_out_score_matching": last,
-            "best_held_out_score_matching": self.header.best,
+            "best_held_out_score_matching": self.record.header.best,
             "restores": self.trainer.state().counters.restores,
-            "data": self.header.data,
         });
-        write_atomically(&self.out.join(SUMMARY_FILE), |w| writeln!(w, "{summary:#}"))?;
-        let model = self.out.join(MODEL_FILE);
         let held_out = last.map_or(String::new(), |l| format!(", score matching on held-out frames {l:.4}"));
         let speed = if steps == 0 { String::new() } else { format!("; {:.0} rows/s", steps as f64 * plan.batch as f64 / seconds) };
-        print(format_args!(
-            "{} steps{held_out}{speed}\nmodel: {}\nplot:  {}",
-            plan.steps(),
-            model.display(),
-            self.out.join(PLOT_FILE).display()
-        ))
-        .map_err(|e| Error::Run(e.to_string()))
+        self.record.summarise(summary, &format!("{} steps{held_out}{speed}", plan.steps()))
     }
 }
 

@@ -1,18 +1,14 @@
 //! Training of potentials: structures with energies and forces, the loop, and the model in the end.
 
+use super::course::{self, Course, Origin, Record};
 use super::minima::rate;
-use super::{
-    Header, METRICS_FILE, MODEL_FILE, PLOT_FILE, RECIPE_FILE, Request, STATE_FILE, SUMMARY_FILE, directory, prepare_directory, read_state,
-};
+use super::{Header, MODEL_FILE, Request};
 use crate::checkpoint::{Fnv, InputFile};
 use crate::config::{EnergyOffset, PotentialSettings, Recipe};
 use crate::dataset::Paths;
 use crate::error::{Error, Result, usage};
-use crate::io::table::TableWriter;
-use crate::io::{FrameRange, ReadOptions, read_frames, write_atomically};
-use crate::report::plots::{LinePlot, Series, line_plot};
-use crate::report::progress::Progress;
-use crate::runtime::{Outcome, Runtime, print};
+use crate::io::{FrameRange, ReadOptions, read_frames};
+use crate::runtime::{Outcome, Runtime};
 use crate::signals::Interrupt;
 use nalgebra::{DMatrix, DVector};
 use scorefield_integrators::simd::{self, SimdReal};
@@ -21,18 +17,15 @@ use scorefield_models::painn::model::{ARCHITECTURE, Output};
 use scorefield_models::painn::potential::{Plan, Structures, Sums, Trainer};
 use scorefield_models::painn::{Head, PainnConfig, PainnModel};
 use scorefield_models::train::adamw::Root;
-use scorefield_models::train::{AdamW, Clip, Ema};
+use scorefield_models::train::{AdamW, Clip, Ema, StateFile};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Å per nm.
 const ANGSTROMS: f64 = 10.0;
 /// meV of 1 kJ/mol.
 const MEV: f64 = 1e3 / 96.485_332_123_31;
-/// Steps in a row without a finite loss after which training stops.
-const MOST_SKIPPED: u64 = 20;
 const COLUMNS: [&str; 14] = [
     "step",
     "epoch",
@@ -65,60 +58,26 @@ pub(super) fn is_meant(recipe: &Recipe) -> bool {
 ///
 /// # Errors
 /// Where the recipe, its data or the output directory are wrong, or losses are not finite.
-pub(super) fn train<T: SimdReal + Root>(request: Request, resume: bool, interrupt: &Interrupt, runtime: &Runtime) -> Result<Outcome> {
+pub(super) fn train<T: SimdReal + Root>(
+    request: Request,
+    recorded: Option<(Header, StateFile)>,
+    interrupt: &Interrupt,
+    runtime: &Runtime,
+) -> Result<Outcome> {
     let seed = request.recipe.train.seed.unwrap_or(0);
     let data = load(&request, seed)?;
     let plan = plan(&request.recipe, &data.structures, seed)?;
-    let out = directory(&request.recipe);
     let mut trainer = Trainer::<T>::new(plan, data.structures.clone())?;
-    let mut header = Header {
-        version: env!("CARGO_PKG_VERSION").into(),
-        recipe: request.recipe.clone(),
-        folder: request.folder.clone(),
-        command: request.command.clone(),
-        isa: simd::current_isa(),
-        dtype: T::DTYPE,
-        seed,
-        data: data.hash.clone(),
-        inputs: data.inputs.clone(),
-        metrics: 0,
-        best: None,
-    };
-    let metrics = if resume {
-        let path = out.join(STATE_FILE);
-        let (old, state) = read_state(&path)?;
-        if old.data != header.data {
-            let what = "the training data are others than when the training began; restore the files".into();
-            return Err(Error::Checkpoint { path, what });
-        }
-        trainer.restore(state, &path)?;
-        (header.metrics, header.command) = (old.metrics, old.command);
-        TableWriter::resume(out.join(METRICS_FILE), &COLUMNS, header.metrics)?
-    } else {
-        prepare_directory(&out, request.overwrite)?;
-        let potential = request.recipe.potential.clone().map(|p| absolute(p, &request.folder));
-        let recipe = Recipe { data: request.recipe.data.absolute(&request.folder), potential, ..request.recipe.clone() };
-        let text = toml::to_string(&recipe).map_err(|e| Error::Run(e.to_string()))?;
-        write_atomically(&out.join(RECIPE_FILE), |w| w.write_all(text.as_bytes()))?;
-        TableWriter::create(out.join(METRICS_FILE), &COLUMNS, request.overwrite)?
-    };
-    let first = trainer.counters().step;
-    let mut run = Run { trainer, header, data, out, metrics, started: Instant::now(), first, runtime };
-    run.describe();
-    let outcome = run.advance(interrupt)?;
-    match outcome {
-        Outcome::Interrupted => runtime.warn(format_args!(
-            "interrupted at step {} of {}; go on with: scorefield train --resume {}",
-            run.trainer.counters().step,
-            run.trainer.plan().rate.steps(),
-            run.out.display()
-        )),
-        Outcome::Done => run.finish()?,
-    }
-    Ok(outcome)
+    let origin = Origin { dtype: T::DTYPE, seed, data: data.hash.clone(), inputs: data.inputs.clone() };
+    let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
+        trainer.restore(state, path)?;
+        Ok(trainer.counters().step)
+    })?;
+    course::run(&mut Run { trainer, data, record }, interrupt)
 }
 
-fn absolute(settings: PotentialSettings, folder: &Path) -> PotentialSettings {
+/// The same with paths that mean the same everywhere.
+pub(super) fn absolute(settings: PotentialSettings, folder: &Path) -> PotentialSettings {
     PotentialSettings { test: settings.test.map(|t| folder.join(t)), ..settings }
 }
 
@@ -289,19 +248,56 @@ fn take_offsets(all: &mut Structures, offset: EnergyOffset) -> Result<(f64, Vec<
 /// A training on its way.
 struct Run<'a, T: SimdReal> {
     trainer: Trainer<T>,
-    header: Header,
     data: Data,
-    out: PathBuf,
-    metrics: TableWriter,
-    started: Instant,
-    first: u64,
-    runtime: &'a Runtime,
+    record: Record<'a>,
 }
 
 impl<T: SimdReal + Root> Run<'_, T> {
+    /// From the network's unit to meV.
+    fn mev(&self) -> f64 {
+        self.data.unit * MEV
+    }
+}
+
+impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
+    type Validation = Sums;
+    const INTERVALS: [u64; 2] = [100, 1000];
+
+    fn record(&self) -> &Record<'a> {
+        &self.record
+    }
+
+    fn steps(&self) -> u64 {
+        self.trainer.plan().rate.steps()
+    }
+
+    fn step(&self) -> u64 {
+        self.trainer.counters().step
+    }
+
+    fn is_done(&self) -> bool {
+        self.trainer.is_done()
+    }
+
+    fn rate(&self) -> f64 {
+        self.trainer.rate()
+    }
+
+    fn advance(&mut self) -> bool {
+        self.trainer.step()
+    }
+
+    fn validate(&mut self) -> Option<Sums> {
+        let validation = (!self.data.structures.validation.is_empty()).then(|| self.trainer.validate());
+        if let Some(v) = &validation {
+            self.trainer.judge(v.mean());
+        }
+        validation
+    }
+
     fn describe(&self) {
         let (plan, data) = (self.trainer.plan(), &self.data.structures);
-        self.runtime.say(format_args!(
+        self.record.runtime.say(format_args!(
             "PaiNN {} × {} of {} parameters on energies and forces of {} structures, {} held out, {} for the test; {} steps of {}; unit {:.3} kJ/mol; {}, {}, {} threads, seed {}; writing to {}",
             plan.config.layers,
             plan.config.features,
@@ -314,63 +310,13 @@ impl<T: SimdReal + Root> Run<'_, T> {
             self.data.unit,
             simd::current_isa(),
             T::DTYPE,
-            self.runtime.threads(),
+            self.record.runtime.threads(),
             plan.seed,
-            self.out.display()
+            self.record.out.display()
         ));
     }
 
-    /// Trains to the end, or until interrupted; leaves a state either way.
-    fn advance(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
-        let output = self.header.recipe.output.clone();
-        let log_every = output.log_every.unwrap_or(100).max(1);
-        let validate_every = output.validate_every.unwrap_or(1000).max(1);
-        let minutes = output.checkpoint_minutes.unwrap_or(5.0);
-        let checkpoint_every = output.checkpoint_every.unwrap_or(0);
-        let steps = self.trainer.plan().rate.steps();
-        let mut progress = Progress::new(steps, self.first, 1, None, self.runtime.quiet);
-        let mut saved = Instant::now();
-        let mut logged = (Instant::now(), self.first);
-        let mut skipped = 0;
-        loop {
-            if interrupt.requested() || self.trainer.is_done() {
-                progress.finish();
-                self.save()?;
-                return Ok(if self.trainer.is_done() { Outcome::Done } else { Outcome::Interrupted });
-            }
-            let rate = self.trainer.rate();
-            skipped = if self.trainer.step() { 0 } else { skipped + 1 };
-            let step = self.trainer.counters().step;
-            if skipped >= MOST_SKIPPED {
-                return Err(Error::Run(format!(
-                    "step {step}: losses were not finite in {skipped} steps in a row; train with a smaller learning-rate"
-                )));
-            }
-            let wanted = step.is_multiple_of(validate_every) || self.trainer.is_done();
-            let validation = (wanted && !self.data.structures.validation.is_empty()).then(|| self.trainer.validate());
-            if let Some(v) = &validation {
-                self.trainer.judge(v.mean());
-            }
-            if step.is_multiple_of(log_every) || validation.is_some() {
-                let seconds = logged.0.elapsed().as_secs_f64();
-                self.log(rate, (step - logged.1, seconds), validation.as_ref())?;
-                logged = (Instant::now(), step);
-            }
-            let timed = minutes > 0.0 && saved.elapsed().as_secs_f64() >= 60.0 * minutes;
-            if checkpoint_every > 0 && step.is_multiple_of(checkpoint_every) || timed {
-                self.save()?;
-                saved = Instant::now();
-            }
-            progress.update(step, steps);
-        }
-    }
-
-    /// From the network's unit to meV.
-    fn mev(&self) -> f64 {
-        self.data.unit * MEV
-    }
-
-    fn log(&mut self, rate: f64, (steps, seconds): (u64, f64), validation: Option<&Sums>) -> Result<()> {
+    fn log(&mut self, rate: f64, steps: u64, seconds: f64, validation: Option<&Sums>) -> Result<()> {
         let mev = self.mev();
         let (sums, norm) = self.trainer.take_interval(steps);
         let counters = self.trainer.counters();
@@ -386,25 +332,20 @@ impl<T: SimdReal + Root> Run<'_, T> {
             norm.into(),
             rate.into(),
             (steps as f64 * batch / seconds).into(),
-            self.started.elapsed().as_secs_f64().into(),
+            self.record.started.elapsed().as_secs_f64().into(),
             validation.map(Sums::mean).into(),
             held_out.map(|e| mev * e[0][0]).into(),
             held_out.map(|e| mev * e[1][0]).into(),
             held_out.map(|e| mev * e[1][1]).into(),
             counters.skipped.into(),
         ];
-        self.metrics.row(&row)?;
-        self.metrics.flush()?;
-        Ok(())
+        self.record.row(&row)
     }
 
     /// Writes the state and the model.
     fn save(&mut self) -> Result<()> {
-        self.header.metrics = self.metrics.flush()?;
-        self.header.best = self.trainer.counters().progress.best;
-        let header = serde_json::to_value(&self.header).map_err(|e| Error::Run(e.to_string()))?;
-        let bytes = self.trainer.save(header).to_bytes()?;
-        write_atomically(&self.out.join(STATE_FILE), |w| w.write_all(&bytes))?;
+        self.record.header.best = self.trainer.counters().progress.best;
+        self.record.write_state(|header| Ok(self.trainer.save(header)))?;
         let model = PainnModel {
             config: self.trainer.plan().config.clone(),
             output: Output::Energy { unit: self.data.unit, per_atom: self.data.per_atom },
@@ -412,35 +353,17 @@ impl<T: SimdReal + Root> Run<'_, T> {
             values: self.trainer.averaged(),
             types: self.data.types.clone(),
             noise: None,
-            command: self.header.command.clone(),
-            seed: self.header.seed,
+            command: self.record.header.command.clone(),
+            seed: self.record.header.seed,
         };
-        Ok(model.write(&self.out.join(MODEL_FILE))?)
+        Ok(model.write(&self.record.out.join(MODEL_FILE))?)
     }
 
     /// Plot, summary, and a word on what came out.
     fn finish(&mut self) -> Result<()> {
-        let path = self.out.join(METRICS_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::file("read", &path, e))?;
-        let rows: Vec<serde_json::Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
-        let series = |name: &str, key: &str| Series {
-            name: name.into(),
-            points: rows.iter().filter_map(|r| Some((r["step"].as_f64()?, r[key].as_f64()?))).collect(),
-            errors: Vec::new(),
-        };
-        let plot = line_plot(&LinePlot {
-            title: "Mean absolute errors of forces".into(),
-            x_label: "step".into(),
-            y_label: "meV/Å".into(),
-            series: [series("training", COLUMNS[4]), series("validation", COLUMNS[11])]
-                .into_iter()
-                .filter(|s| !s.points.is_empty())
-                .collect(),
-            log_y: true,
-            ..LinePlot::default()
-        });
-        write_atomically(&self.out.join(PLOT_FILE), |w| w.write_all(plot.as_bytes()))?;
-        let seconds = self.started.elapsed().as_secs_f64();
+        let rows = self.record.rows()?;
+        self.record.plot(&rows, "Mean absolute errors of forces", "meV/Å", &[("training", COLUMNS[4]), ("validation", COLUMNS[11])])?;
+        let seconds = self.record.started.elapsed().as_secs_f64();
         let mev = self.mev();
         let errors = |sums: Sums| {
             (sums.structures > 0).then(|| {
@@ -457,41 +380,26 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let (validation, test) = (errors(self.trainer.validate()), errors(self.trainer.test()));
         let plan = self.trainer.plan();
         let counters = self.trainer.counters();
-        let structures = (counters.step - self.first) as f64 * plan.batch as f64;
+        let structures = (counters.step - self.record.first) as f64 * plan.batch as f64;
         let summary = serde_json::json!({
-            "version": self.header.version,
-            "command": self.header.command,
             "steps": counters.step,
             "skipped": counters.skipped,
             "batch": plan.batch,
             "structures": self.data.structures.training.len(),
             "parameters": plan.config.parameters(),
-            "seed": plan.seed,
-            "isa": self.header.isa,
-            "dtype": self.header.dtype,
-            "threads": self.runtime.threads(),
-            "seconds": seconds,
             "structures_per_second": structures / seconds,
             "unit_kj_per_mol": self.data.unit,
             "best_validation_loss": counters.progress.best,
             "validation": validation,
             "test": test,
-            "data": self.header.data,
         });
-        write_atomically(&self.out.join(SUMMARY_FILE), |w| writeln!(w, "{summary:#}"))?;
         let mut words = String::new();
         for (name, errors) in [("held out", &summary["validation"]), ("test", &summary["test"])] {
             if let (Some(e), Some(f)) = (errors["energy_mae_mev"].as_f64(), errors["force_mae_mev_per_angstrom"].as_f64()) {
                 words += &format!("; {name}: {e:.2} meV, {f:.2} meV/Å");
             }
         }
-        print(format_args!(
-            "{} steps{words} (mean absolute errors); {:.0} structures/s\nmodel: {}\nplot:  {}",
-            counters.step,
-            structures / seconds,
-            self.out.join(MODEL_FILE).display(),
-            self.out.join(PLOT_FILE).display()
-        ))
-        .map_err(|e| Error::Run(e.to_string()))
+        self.record
+            .summarise(summary, &format!("{} steps{words} (mean absolute errors); {:.0} structures/s", counters.step, structures / seconds))
     }
 }
