@@ -68,6 +68,7 @@ fn a_model_is_trained_and_draws_conformers() {
     wrong(&["--smiles", "C", "-n", "0"], &["--count"]);
     wrong(&["--smiles", "C", "--method", "rk4"], &["euler and heun"]);
     wrong(&["--smiles", "C", "--refine", "0.5"], &["--input"]);
+    wrong(&["--smiles", "C", "--guidance", "2"], &["guidance = true"]);
     wrong(&["--smiles", "C", "--distinct", "3 eV"], &["--distinct"]);
     fail(&["conformers", "--model", &model, "-o", &at("x.sdf"), "--smiles", "CBr"], 1, &["CBr", "Br", "H C N O F"]);
     fail(&["conformers", "-o", &at("x.sdf"), "--smiles", "C", "--plot", &at("x.svg")], 2, &["--plot", "--relax"]);
@@ -80,7 +81,8 @@ fn an_equivariant_model_is_trained_and_draws_conformers() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| text(&folder.path().join(name));
     std::fs::write(at("molecules.xyz"), MOLECULES).unwrap();
-    let recipe = RECIPE.replace("blocks = 2", "variant = \"pe3\"\nblocks = 2").replace("steps = 1200", "steps = 400");
+    let recipe = RECIPE.replace("blocks = 2", "variant = \"pe3\"\nself-conditioning = true\nguidance = true\nblocks = 2");
+    let recipe = recipe.replace("steps = 1200", "steps = 400") + "[times]\nwithout-graph = 0.2\n";
     std::fs::write(at("recipe.toml"), recipe).unwrap();
     let printed = succeed(&["train", &at("recipe.toml"), "-o", &at("run"), "--quiet", "--seed", "1"]);
     assert!(printed.contains("400 steps"), "{printed}");
@@ -88,6 +90,11 @@ fn an_equivariant_model_is_trained_and_draws_conformers() {
     let draw = ["conformers", "--model", &model, "--smiles", "O", "--smiles", "C=O", "-n", "3", "--quiet", "-o", &at("out.sdf")];
     let printed = succeed(&draw);
     assert!(printed.contains("6 conformers of"), "{printed}");
+    let unguided = std::fs::read_to_string(at("out.sdf")).unwrap();
+    assert!(succeed(&[&draw[..], &["--guidance", "1"]].concat()).contains("6 conformers of"));
+    assert_eq!(std::fs::read_to_string(at("out.sdf")).unwrap(), unguided);
+    assert!(succeed(&[&draw[..], &["--guidance", "1.3"]].concat()).contains("6 conformers of"));
+    assert_ne!(std::fs::read_to_string(at("out.sdf")).unwrap(), unguided);
     let spec = format!("ditmc:weights={model},smiles=O");
     let forces = |name: &str, water: &str| -> Vec<f64> {
         std::fs::write(at(name), format!("3\nwater\n{water}")).unwrap();

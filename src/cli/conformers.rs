@@ -69,6 +69,9 @@ pub(super) struct ConformersFlags {
     /// Start from the structures in the file with the noise of this time, from 0 (nothing is left of them) to below 1
     #[arg(long, value_name = "T", help_heading = "Sampler")]
     pub(super) refine: Option<f64>,
+    /// How far the graph leads, for models trained with guidance: above 1 beyond what the network alone says [default: 1]
+    #[arg(long, value_name = "X", help_heading = "Sampler")]
+    pub(super) guidance: Option<f64>,
     /// How often a conformer that is wrong is drawn in all [default: 25]
     #[arg(long, value_name = "N", help_heading = "Sampler")]
     pub(super) attempts: Option<u32>,
@@ -121,6 +124,7 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
         return usage("--distinct: give a length from 0 (all are kept) to 100 A")?;
     }
     let model = flags.model.as_deref().map_or_else(DitmcModel::embedded, DitmcModel::read)?;
+    settings.check_network(&model.config).map_err(|e| Error::Usage(e.to_string()))?;
     let subjects = subjects(&flags, model.config.vocabulary, runtime)?;
     let heavy = |s: &Subject| s.context.graph.atoms().iter().filter(|a| a.element > 1).count();
     if flags.model.is_none()
@@ -240,6 +244,7 @@ fn settings(flags: &ConformersFlags) -> Result<SamplerSettings> {
         },
         churn: flags.churn.unwrap_or(plain.churn),
         start: flags.refine.unwrap_or(plain.start),
+        guidance: flags.guidance.unwrap_or(plain.guidance),
     };
     settings.check().map_err(|e| Error::Usage(e.to_string()))?;
     if flags.refine.is_some() && flags.input.is_none() {

@@ -1,6 +1,7 @@
 //! What every block is conditioned on: a token of each atom of the graph, and one of the time.
 
 use super::conditioner::{Conditioner, ConditionerWork};
+use super::config::{DitmcConfig, TimeEmbedding};
 use super::context::GraphContext;
 use super::kernels::{Activation, Add, reserve};
 use super::layers::Perceptron;
@@ -15,15 +16,18 @@ pub(super) struct ConditionLayers<T> {
     layout: Arc<Layout>,
     conditioner: Conditioner<T>,
     time: Perceptron<T>,
+    time_embedding: TimeEmbedding,
     width: usize,
 }
 
 impl<T: SimdReal> ConditionLayers<T> {
-    pub(super) fn new(layout: &Arc<Layout>, width: usize, training: bool) -> Self {
+    pub(super) fn new(layout: &Arc<Layout>, config: &DitmcConfig, training: bool) -> Self {
+        let width = config.features();
         ConditionLayers {
             layout: layout.clone(),
             conditioner: Conditioner::new(layout, width, training),
             time: Perceptron::new(&layout.time, Activation::Silu, training),
+            time_embedding: config.time_embedding,
             width,
         }
     }
@@ -40,6 +44,8 @@ pub(super) struct Condition<T> {
     pub(super) conditioner: ConditionerWork<T>,
     /// Rows of each graph's atoms.
     pub(super) graphs: Vec<Range<usize>>,
+    /// Whether each of them is known.
+    known: Vec<bool>,
     /// Atoms of all graphs.
     pub(super) rows: usize,
     times: Vec<f64>,
@@ -64,18 +70,25 @@ impl<T: SimdReal> Condition<T> {
         self.conditioner.set(layers.width, graphs.clone());
         self.conditioner.forward(&layers.conditioner, values);
         self.graphs.clear();
+        self.known.clear();
         self.rows = 0;
         for graph in graphs {
+            self.known.push(true);
             self.graphs.push(self.rows..self.rows + graph.len());
             self.rows += graph.len();
         }
+    }
+
+    /// The tokens of graph `graph` become those of a graph that is not known; before its time is set.
+    pub(super) fn forget(&mut self, graph: usize) {
+        self.known[graph] = false;
     }
 
     /// Takes one time per graph.
     pub(super) fn set_times(&mut self, layers: &ConditionLayers<T>, values: &[T], times: impl Iterator<Item = f64>) {
         let f = layers.width;
         self.times.clear();
-        self.times.extend(times);
+        self.times.extend(times.map(|t| layers.time_embedding.of(t)));
         let (n, wide) = (self.times.len(), padded(f / 2));
         debug_assert_eq!(n, self.graphs.len());
         reserve(&mut self.fourier, n, wide);
@@ -93,8 +106,11 @@ impl<T: SimdReal> Condition<T> {
         let rows = self.rows;
         reserve(&mut self.tokens, rows, f);
         self.tokens[..rows * f].copy_from_slice(&self.conditioner.tokens()[..rows * f]);
-        for (graph, token) in self.graphs.iter().zip(self.time_tokens.chunks_exact(f)) {
+        for ((graph, known), token) in self.graphs.iter().zip(&self.known).zip(self.time_tokens.chunks_exact(f)) {
             for row in self.tokens[graph.start * f..graph.end * f].chunks_exact_mut(f) {
+                if let (false, Some(unknown)) = (known, &layers.layout.unknown) {
+                    row.copy_from_slice(&values[unknown.atom.clone()]);
+                }
                 dispatch(Add { x: token, y: row });
             }
         }
@@ -121,6 +137,14 @@ impl<T: SimdReal> Condition<T> {
             let turn = T::from_f64(std::f64::consts::TAU * t);
             for (k, gb) in gb.iter_mut().enumerate() {
                 *gb += turn * (g[2 * k + 1] * row[2 * k] - g[2 * k] * row[2 * k + 1]);
+            }
+        }
+        if let Some(unknown) = &layers.layout.unknown {
+            for (graph, _) in self.graphs.iter().zip(&self.known).filter(|(_, known)| !**known) {
+                for row in self.gradient[graph.start * f..graph.end * f].chunks_exact_mut(f) {
+                    dispatch(Add { x: row, y: &mut gradient[unknown.atom.clone()] });
+                    row.fill(T::default());
+                }
             }
         }
         self.conditioner.backward(&layers.conditioner, values, &self.gradient, gbonds, gradient);

@@ -41,6 +41,27 @@ pub enum PairTokens {
     BondPairs,
 }
 
+/// What the network is told of the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeEmbedding {
+    /// Waves of t, as published.
+    #[default]
+    Linear,
+    /// Waves of `1 − log₁₀(1 + 9(1 − t))`, which is finer towards the data: the inverse of the sampler's logarithmic times.
+    Logarithmic,
+}
+
+impl TimeEmbedding {
+    /// The number of which waves are made.
+    pub(super) fn of(self, t: f64) -> f64 {
+        match self {
+            TimeEmbedding::Linear => t,
+            TimeEmbedding::Logarithmic => 1.0 - (1.0 + 9.0 * (1.0 - t)).log10(),
+        }
+    }
+}
+
 /// Sizes of a DiTMC (J. T. Frank, W. Ripken, G. Lied, K.-R. Müller, O. T. Unke, S. Chmiela, *Sampling 3D molecular conformers
 /// with diffusion transformers*, arXiv 2506.15378). The number of features F is `heads · head-width`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +86,21 @@ pub struct DitmcConfig {
     /// Highest degree of the features of PE(3); 1 as published. With 0 the last block alone makes vectors.
     #[serde(skip_serializing_if = "is_published")]
     pub degree: usize,
+    /// What the network is told of the time.
+    #[serde(skip_serializing_if = "is_default")]
+    pub time_embedding: TimeEmbedding,
+    /// What was predicted before is an input (T. Chen, R. Zhang, G. Hinton, *Analog bits*, arXiv 2208.04202).
+    #[serde(skip_serializing_if = "is_default")]
+    pub self_conditioning: bool,
+    /// The network also learns to do without the graph, so that samples can be guided by the difference that the graph makes
+    /// (J. Ho, T. Salimans, *Classifier-free diffusion guidance*, arXiv 2207.12598).
+    #[serde(skip_serializing_if = "is_default")]
+    pub guidance: bool,
+}
+
+/// What is left out of files, so that models without an option are as they were before it existed.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The published degree, which other variants do not read.
@@ -85,6 +121,9 @@ impl Default for DitmcConfig {
             pair_tokens: PairTokens::AllPairs,
             vocabulary: Vocabulary::Drugs,
             degree: 1,
+            time_embedding: TimeEmbedding::Linear,
+            self_conditioning: false,
+            guidance: false,
         }
     }
 }
@@ -169,6 +208,16 @@ mod tests {
         assert_eq!(count("ditmc-ape-large"), 28_293_990);
         assert_eq!(count("ditmc-pe3-base"), 27_165_504);
         assert_eq!(count("ditmc-pe3-small"), 1_320_016);
+        // A perceptron of three numbers without biases; a token of atoms, and one of pairs (of 128 channels in PE(3)).
+        let base = DitmcConfig::default();
+        let with = |self_conditioning, guidance, variant| {
+            let config = DitmcConfig { self_conditioning, guidance, variant, ..base.clone() };
+            config.parameters() - DitmcConfig { variant, ..base.clone() }.parameters()
+        };
+        assert_eq!(with(true, false, Variant::Ape), 3 * 256 + 256 * 256);
+        assert_eq!(with(true, false, Variant::Pe3), 3 * 256 + 256 * 256);
+        assert_eq!(with(false, true, Variant::Rpe), 2 * 256);
+        assert_eq!(with(true, true, Variant::Pe3), 3 * 256 + 256 * 256 + 256 + 128);
         // Thirty columns fewer at the conditioner's input.
         assert_eq!(count("ditmc-ape-base-qm9"), 9_561_670 - 30 * 256);
         assert!(DitmcConfig::PRESETS.iter().all(|p| DitmcConfig::preset(p).is_some_and(|c| c.check().is_ok())));
@@ -180,7 +229,8 @@ mod tests {
         for (pair_tokens, (variant, degree)) in
             [PairTokens::AllPairs, PairTokens::BondPairs].into_iter().flat_map(|p| kinds.map(|k| (p, k)))
         {
-            let config = DitmcConfig { blocks: 2, heads: 3, head_width: 16, pair_tokens, variant, degree, ..DitmcConfig::default() };
+            let options = DitmcConfig { self_conditioning: degree != 2, guidance: true, ..DitmcConfig::default() };
+            let config = DitmcConfig { blocks: 2, heads: 3, head_width: 16, pair_tokens, variant, degree, ..options };
             let layout = Layout::new(&config);
             let mut seen = vec![false; layout.len];
             for &p in &layout.map {
@@ -189,6 +239,20 @@ mod tests {
             let shapes: usize = layout.entries.iter().map(|e| e.shape.iter().product::<usize>()).sum();
             assert_eq!(shapes, layout.map.len());
         }
+    }
+
+    /// Files of models without options say nothing of them, and have the tensors that they had.
+    #[test]
+    fn options_that_are_off_leave_no_trace() {
+        let plain = DitmcConfig::default();
+        let text = serde_json::to_string(&plain).unwrap();
+        assert!(!text.contains("guidance") && !text.contains("self") && !text.contains("time"), "{text}");
+        let on = DitmcConfig { self_conditioning: true, guidance: true, ..plain.clone() };
+        let (before, after) = (Layout::new(&plain), Layout::new(&on));
+        assert_eq!(before.map, after.map[..before.map.len()]);
+        assert!(before.entries.iter().zip(&after.entries).all(|(a, b)| a.name == b.name && a.shape == b.shape));
+        let u = |t: f64| TimeEmbedding::Logarithmic.of(t);
+        assert!(u(0.0).abs() < 1e-15 && (u(1.0) - 1.0).abs() < 1e-15 && (u(1.0 - (10f64.sqrt() - 1.0) / 9.0) - 0.5).abs() < 1e-15);
     }
 
     #[test]

@@ -101,6 +101,13 @@ pub(super) enum Body {
     Equivariant(equivariant::Places),
 }
 
+/// Tokens of a graph that is not known: of every atom, and of every pair of atoms.
+#[derive(Clone, Debug)]
+pub(super) struct UnknownGraph {
+    pub(super) atom: Range<usize>,
+    pub(super) pair: Range<usize>,
+}
+
 /// Where each parameter lies among the padded ones. Padding is zero and stays so.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -114,10 +121,23 @@ pub(super) struct Layout {
     /// `[TYPES, F]`.
     pub(super) types: Range<usize>,
     pub(super) body: Body,
+    /// Of what was predicted before.
+    pub(super) previous: Option<PerceptronPlace>,
+    pub(super) unknown: Option<UnknownGraph>,
     /// Padded parameters.
     pub(super) len: usize,
     /// Place of each real parameter, in the order of the entries and of their elements in files.
     pub(super) map: Vec<usize>,
+}
+
+impl Body {
+    /// Width of a pair's token.
+    fn pair_width(&self, features: usize) -> usize {
+        match self {
+            Body::Scalar(_) => features,
+            Body::Equivariant(places) => places.pair_width(),
+        }
+    }
 }
 
 impl Layout {
@@ -149,7 +169,14 @@ impl Layout {
             Variant::Ape | Variant::Rpe => Body::Scalar(scalar(&mut b, config, rows)),
             Variant::Pe3 => Body::Equivariant(equivariant::Places::new(&mut b, config)),
         };
-        Layout { entries: b.entries, nodes, edges, conditioner, frequencies, time, types, body, len: b.len, map: b.map }
+        // Options come last, so that all else lies where it does without them.
+        let previous = config.self_conditioning.then(|| b.perceptron("self_conditioning.MLP_0", 3, f, f, false));
+        let unknown = config.guidance.then(|| UnknownGraph {
+            atom: b.vector("unknown_graph.atom", &[f], Start::Normal(1.0), |c| c),
+            pair: b.vector("unknown_graph.pair", &[body.pair_width(f)], Start::Normal(1.0), |c| c),
+        });
+        let Builder { entries, len, map } = b;
+        Layout { entries, nodes, edges, conditioner, frequencies, time, types, body, previous, unknown, len, map }
     }
 
     /// Padded parameters from real ones.

@@ -15,6 +15,7 @@ mod layers;
 mod layout;
 pub mod model;
 mod network;
+mod previous;
 pub mod process;
 pub mod provider;
 pub mod rows;

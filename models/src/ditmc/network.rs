@@ -75,6 +75,11 @@ impl<T: SimdReal> Work<T> {
         both!(self, p, set_graphs(graphs));
     }
 
+    /// Graph `graph` is not known to the network any more, but its atoms are; after the graphs, before the times are set.
+    pub(super) fn forget(&mut self, p: &Parameters<T>, graph: usize) {
+        both!(self, p, forget(graph));
+    }
+
     /// Takes one time per graph and computes what depends on graphs and times.
     pub(super) fn set_times(&mut self, p: &Parameters<T>, times: impl Iterator<Item = f64>) {
         both!(self, p, set_times(times));
@@ -91,6 +96,11 @@ impl<T: SimdReal> Work<T> {
     /// Adds a structure of graph `graph` at `x [N, 3]` (Å, centred).
     pub(super) fn add(&mut self, p: &Parameters<T>, graph: usize, x: &[f64]) {
         both!(self, p, add(graph, x));
+    }
+
+    /// What was predicted before of the structure that was added last, `[N, 3]` (Å, centred); without effect on networks that do not read it.
+    pub(super) fn recall(&mut self, p: &Parameters<T>, clean: &[f64]) {
+        both!(self, p, recall(clean));
     }
 
     /// Drift of atom `i` before its mean is taken away (Å).

@@ -21,19 +21,34 @@ pub struct TimeSettings {
     pub weight_bound: f64,
     /// Turn every conformer at random.
     pub rotate: bool,
+    /// Part of the rows that networks with self-conditioning see with a first prediction of their own.
+    #[serde(skip_serializing_if = "is_half")]
+    pub self_conditioned: f64,
+    /// Part of the rows that networks with guidance see without their graph.
+    #[serde(skip_serializing_if = "is_tenth")]
+    pub without_graph: f64,
+}
+
+fn is_half(x: &f64) -> bool {
+    *x == 0.5
+}
+
+fn is_tenth(x: &f64) -> bool {
+    *x == 0.1
 }
 
 impl Default for TimeSettings {
     /// As published.
     fn default() -> Self {
-        TimeSettings { beta: false, at_data: 0.0, weight_bound: 0.9, rotate: true }
+        TimeSettings { beta: false, at_data: 0.0, weight_bound: 0.9, rotate: true, self_conditioned: 0.5, without_graph: 0.1 }
     }
 }
 
 impl TimeSettings {
     /// Whether the settings make sense.
     pub fn is_valid(&self) -> bool {
-        (0.0..=1.0).contains(&self.at_data) && (0.0..1.0).contains(&self.weight_bound)
+        [self.at_data, self.self_conditioned, self.without_graph].iter().all(|part| (0.0..=1.0).contains(part))
+            && (0.0..1.0).contains(&self.weight_bound)
     }
 
     /// Time of row `row`.
@@ -60,6 +75,10 @@ pub(super) struct Row {
     pub(super) clean: Vec<f64>,
     /// The structure that the network sees.
     pub(super) x: Vec<f64>,
+    /// The network sees a first prediction of its own, if it can.
+    pub(super) self_conditioned: bool,
+    /// The network does not see the graph, if it can do without.
+    pub(super) without_graph: bool,
     xi: Vec<f64>,
     z: Vec<f64>,
 }
@@ -74,6 +93,9 @@ impl Row {
         (noise, row, step): (Noise, u32, u64),
     ) {
         self.time = settings.time(noise, row, step);
+        let chosen = |k: u32, part: f64| noise.uniform(k, row, step, Purpose::TrainingPlace) < part;
+        self.self_conditioned = chosen(5, settings.self_conditioned);
+        self.without_graph = chosen(6, settings.without_graph);
         self.clean.clear();
         self.clean.extend(conformer.iter().map(|&x| f64::from(x)));
         centre(&mut self.clean);
@@ -128,6 +150,8 @@ mod tests {
         // Standard errors are below 0.005.
         assert!((mean(plain) - 0.5).abs() < 0.02);
         assert!((mean(TimeSettings { beta: true, ..plain }) - (0.98 * 1.9 / 2.9 + 0.01)).abs() < 0.02);
+        let part = |of: fn(&Row) -> bool| rows(plain, Path::default(), 4000).iter().filter(|r| of(r)).count() as f64 / 4000.0;
+        assert!((part(|r| r.self_conditioned) - 0.5).abs() < 0.03 && (part(|r| r.without_graph) - 0.1).abs() < 0.02);
         assert!((mean(TimeSettings { at_data: 0.5, ..plain }) - 0.75).abs() < 0.03);
         assert_eq!(plain.weight(0.95), plain.weight(0.9));
         assert!((plain.weight(0.5) - 4.0).abs() < 1e-12 && TimeSettings { weight_bound: 0.0, ..plain }.weight(0.7) == 1.0);

@@ -1,5 +1,6 @@
 //! Conformers from noise, or from structures that are made a little noisy again.
 
+use super::config::DitmcConfig;
 use super::context::{GraphContext, centre};
 use super::layout::Layout;
 use super::model::DitmcModel;
@@ -52,12 +53,15 @@ pub struct SamplerSettings {
     pub churn: f64,
     /// Time to start from: 0 from pure noise, above from given structures with the noise of that time.
     pub start: f64,
+    /// How far velocities are led by the graph: 1 to where the network that knows it says, above 1 beyond, away from the one that does
+    /// not.
+    pub guidance: f64,
 }
 
 impl Default for SamplerSettings {
     /// As published.
     fn default() -> Self {
-        SamplerSettings { steps: 50, times: Times::Linear, method: Method::Euler, churn: 0.0, start: 0.0 }
+        SamplerSettings { steps: 50, times: Times::Linear, method: Method::Euler, churn: 0.0, start: 0.0, guidance: 1.0 }
     }
 }
 
@@ -74,10 +78,25 @@ impl SamplerSettings {
         if !(0.0..=1000.0).contains(&self.churn) {
             return refuse("churn", &self.churn, "give 0 (no noise) to 1000");
         }
+        if !(0.0..=100.0).contains(&self.guidance) {
+            return refuse("guidance", &self.guidance, "give 0 (no graph) to 100; 1 is without guidance");
+        }
         if !(0.0..1.0).contains(&self.start) {
             return refuse("start", &self.start, "give a time from 0 (pure noise) to below 1 (the structure itself)");
         }
         Ok(())
+    }
+
+    /// Checks that a network can do what is asked.
+    ///
+    /// # Errors
+    /// Where it is to be guided and never learned to do without its graph.
+    pub fn check_network(&self, config: &DitmcConfig) -> Result<()> {
+        if self.guidance == 1.0 || config.guidance {
+            return Ok(());
+        }
+        let remedy = "this network always knew the graph; train one with `guidance = true` in [transformer]";
+        Err(Error::parameter("sampler", "guidance", self.guidance, remedy))
     }
 
     /// Times `[steps + 1]`, the last one 1.
@@ -96,7 +115,8 @@ impl SamplerSettings {
 
 /// Predicts clean structures.
 pub trait Predictor {
-    /// Expected clean structures of `x` at time `t`: several structures `[n, N, 3]` of one molecule (Å), all centred.
+    /// Expected clean structures of `x` at time `t`: several structures `[n, N, 3]` of one molecule (Å), all centred. What was predicted
+    /// before is in `clean`; zeros at first.
     fn predict(&mut self, t: f64, x: &[f64], clean: &mut [f64]);
 }
 
@@ -126,6 +146,7 @@ pub fn integrate(
             for k in 0..x.len() {
                 ahead[k] = x[k] + part * (clean[k] - x[k]);
             }
+            clean_ahead.copy_from_slice(&clean);
             predictor.predict(next, &ahead, &mut clean_ahead);
             for k in 0..x.len() {
                 let (here, there) = ((clean[k] - x[k]) / (1.0 - t), (clean_ahead[k] - ahead[k]) / (1.0 - next));
@@ -185,13 +206,19 @@ pub(super) struct NetworkPredictor<'a, T> {
     work: Work<T>,
     atoms: usize,
     time: f64,
+    /// Scale of the guidance; the graph that is not known is then a second one.
+    guidance: Option<f64>,
 }
 
 impl<'a, T: SimdReal> NetworkPredictor<'a, T> {
-    pub(super) fn new(parameters: &'a Parameters<T>, context: &GraphContext) -> Self {
+    pub(super) fn new(parameters: &'a Parameters<T>, context: &GraphContext, guidance: f64) -> Self {
         let mut work = Work::new(parameters, false);
-        work.set_graphs(parameters, std::iter::once(context));
-        NetworkPredictor { parameters, work, atoms: context.len(), time: f64::NAN }
+        let guidance = (guidance != 1.0 && parameters.layout().unknown.is_some()).then_some(guidance);
+        work.set_graphs(parameters, std::iter::repeat_n(context, 1 + usize::from(guidance.is_some())));
+        if guidance.is_some() {
+            work.forget(parameters, 1);
+        }
+        NetworkPredictor { parameters, work, atoms: context.len(), time: f64::NAN, guidance }
     }
 }
 
@@ -199,16 +226,27 @@ impl<T: SimdReal> Predictor for NetworkPredictor<'_, T> {
     fn predict(&mut self, t: f64, x: &[f64], clean: &mut [f64]) {
         let per = 3 * self.atoms;
         if t != self.time {
-            self.work.set_times(self.parameters, std::iter::once(t));
+            self.work.set_times(self.parameters, std::iter::repeat_n(t, 1 + usize::from(self.guidance.is_some())));
             self.time = t;
         }
         let chunk = per * (ATOMS_PER_CHUNK / self.atoms).max(1);
         for (x, clean) in x.chunks(chunk).zip(clean.chunks_mut(chunk)) {
             self.work.clear_structures();
-            x.chunks_exact(per).for_each(|x| self.work.add(self.parameters, 0, x));
+            for graph in 0..1 + usize::from(self.guidance.is_some()) {
+                for (x, clean) in x.chunks_exact(per).zip(clean.chunks_exact(per)) {
+                    self.work.add(self.parameters, graph, x);
+                    self.work.recall(self.parameters, clean);
+                }
+            }
             self.work.forward(self.parameters);
+            let atoms = x.len() / 3;
             for (i, to) in clean.chunks_exact_mut(3).enumerate() {
                 to.copy_from_slice(&self.work.drift(i).map(|x| x.to_f64()));
+                if let Some(scale) = self.guidance {
+                    // Velocities are (x̂₁ − x)/(1 − t): guiding one is guiding the other.
+                    let without = self.work.drift(atoms + i).map(|x| x.to_f64());
+                    (0..3).for_each(|k| to[k] = without[k] + scale * (to[k] - without[k]));
+                }
             }
             clean.chunks_exact_mut(per).for_each(centre);
         }
@@ -242,7 +280,8 @@ impl<T: SimdReal> Sampler<T> {
         Sampler { parameters: Arc::new(parameters), path: model.path }
     }
 
-    /// Draws conformers `[N, 3]` (Å, centred) of one molecule. What comes out for a number does not depend on the others.
+    /// Draws conformers `[N, 3]` (Å, centred) of one molecule. What comes out for a number does not depend on the others. Guidance
+    /// has no effect on networks that [`SamplerSettings::check_network`] refuses.
     pub fn draw(&self, settings: &SamplerSettings, context: &GraphContext, noise: Noise, draws: &[Draw<'_>]) -> Vec<Vec<f64>> {
         let per = 3 * context.len();
         // As many structures as work well together, but some for every thread.
@@ -255,7 +294,7 @@ impl<T: SimdReal> Sampler<T> {
                 for (x, d) in x.chunks_exact_mut(per).zip(draws) {
                     start(settings, (&self.path, context), (noise, d.id, d.round), d.given, x);
                 }
-                let mut predictor = NetworkPredictor::new(&self.parameters, context);
+                let mut predictor = NetworkPredictor::new(&self.parameters, context, settings.guidance);
                 let mut remaining: Vec<(usize, u32)> = draws.iter().map(|d| d.round).enumerate().collect();
                 let ids: Vec<u32> = draws.iter().map(|d| d.id).collect();
                 // Structures of one round go together.
@@ -278,10 +317,11 @@ impl<T: SimdReal> Sampler<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Variant;
     use super::super::golden::{Golden, MOLECULES, context, difference, small};
     use super::super::process::Prior;
     use super::*;
-    use crate::molecule::Vocabulary;
+    use crate::molecule::{Graph, Vocabulary};
 
     fn model(values: Vec<f64>) -> DitmcModel {
         DitmcModel { config: small(), path: Path::default(), values, temperature: None, command: "test".into(), seed: 0 }
@@ -301,7 +341,7 @@ mod tests {
                 let settings = SamplerSettings { steps: 10, times, ..SamplerSettings::default() };
                 assert!(difference(&settings.times(), &of("tau")) < 1e-6, "{kind}: {:?} {:?}", settings.times(), of("tau"));
                 let frames = of("x");
-                let mut predictor = NetworkPredictor::new(&sampler.parameters, &context);
+                let mut predictor = NetworkPredictor::new(&sampler.parameters, &context, 1.0);
                 let mut x = frames[..3 * context.len()].to_vec();
                 let mut path = Vec::new();
                 let who = (Noise::new(1), &[0u32][..], 0);
@@ -358,14 +398,78 @@ mod tests {
         }
     }
 
+    /// Guidance of 1 is none, of 0 does not read the graph, and between and beyond them predictions lie on a line.
+    #[test]
+    fn guidance_leads_away_from_what_does_not_know_the_graph() {
+        for variant in [Variant::Ape, Variant::Rpe, Variant::Pe3] {
+            let config = DitmcConfig { guidance: true, self_conditioning: true, variant, ..small() };
+            let layout = Arc::new(Layout::new(&config));
+            let mut values = layout.initialise(Noise::new(2));
+            layout.map.iter().for_each(|&k| values[k] += 0.1 * Noise::new(3).normals(k as u32, 0, 0, Purpose::Prior)[0]);
+            let mut parameters = Parameters::<f64>::new(&config, layout, false);
+            parameters.load(&values);
+            // Ethanol, and dimethyl ether with its atoms in the same order.
+            let ethanol = context("CCO", Vocabulary::Drugs);
+            let ether = Graph::from_smiles("COC").unwrap().with_hydrogens().permuted(&[0, 2, 1, 3, 4, 5, 6, 7, 8]);
+            let ether = GraphContext::new(&ether, Vocabulary::Drugs).unwrap();
+            assert_eq!(ethanol.types, ether.types);
+            let n = 3 * ethanol.len();
+            let normals = |seed| -> Vec<f64> {
+                let mut x: Vec<f64> = (0..2 * n / 3).flat_map(|i| Noise::new(seed).normals(i as u32, 0, 0, Purpose::Prior)).collect();
+                x.chunks_exact_mut(n).for_each(centre);
+                x
+            };
+            let (x, before) = (normals(4), normals(5));
+            let predict = |context: &GraphContext, guidance: f64| {
+                let mut clean = before.clone();
+                NetworkPredictor::new(&parameters, context, guidance).predict(0.4, &x, &mut clean);
+                clean
+            };
+            let (with, without, beyond) = (predict(&ethanol, 1.0), predict(&ethanol, 0.0), predict(&ethanol, 2.5));
+            assert_eq!(without, predict(&ether, 0.0));
+            assert!(difference(&with, &predict(&ether, 1.0)) > 1e-3 && difference(&with, &without) > 1e-3);
+            let line: Vec<f64> = with.iter().zip(&without).map(|(c, u)| u + 2.5 * (c - u)).collect();
+            assert!(difference(&beyond, &line) < 1e-12, "{variant:?}");
+            // What was predicted before is an input.
+            let mut anew = vec![0.0; 2 * n];
+            NetworkPredictor::new(&parameters, &ethanol, 1.0).predict(0.4, &x, &mut anew);
+            assert!(difference(&anew, &with) > 1e-3);
+        }
+        let settings = SamplerSettings { guidance: 2.0, ..SamplerSettings::default() };
+        assert!(settings.check().is_ok() && settings.check_network(&small()).is_err());
+        assert!(SamplerSettings { guidance: -1.0, ..settings }.check().is_err());
+    }
+
+    /// Every step begins with what was predicted in the one before, the second of Heun's too.
+    #[test]
+    fn predictions_are_fed_back() {
+        struct Record(Vec<(f64, Vec<f64>)>);
+        impl Predictor for Record {
+            fn predict(&mut self, t: f64, _: &[f64], clean: &mut [f64]) {
+                self.0.push((t, clean.to_vec()));
+                clean.fill(1.0 + t);
+            }
+        }
+        let (context, path) = (context("O", Vocabulary::Drugs), Path::default());
+        for (method, times) in [(Method::Euler, &[0.0, 0.5][..]), (Method::Heun, &[0.0, 0.5, 0.5][..])] {
+            let settings = SamplerSettings { steps: 2, method, ..SamplerSettings::default() };
+            let mut record = Record(Vec::new());
+            integrate(&settings, (&path, &context), &mut record, (Noise::new(1), &[0], 0), &mut [0.5; 9], |_, _| {});
+            assert_eq!(record.0.iter().map(|r| r.0).collect::<Vec<_>>(), times);
+            let before: Vec<f64> = record.0.iter().map(|r| r.1[0]).collect();
+            assert_eq!(before, if method == Method::Euler { vec![0.0, 1.0] } else { vec![0.0, 1.0, 1.5] });
+        }
+    }
+
     #[test]
     fn conformers_depend_on_their_number_alone() {
-        let config = small();
+        let config = DitmcConfig { self_conditioning: true, guidance: true, ..small() };
         let layout = Layout::new(&config);
         let padded = layout.initialise(Noise::new(2));
-        let sampler = Sampler::<f32>::new(&model(layout.map.iter().map(|&k| padded[k]).collect()));
+        let values = layout.map.iter().map(|&k| padded[k]).collect();
+        let sampler = Sampler::<f32>::new(&DitmcModel { config, ..model(values) });
         let context = context("CCO", Vocabulary::Drugs);
-        let settings = SamplerSettings { steps: 4, churn: 1.0, ..SamplerSettings::default() };
+        let settings = SamplerSettings { steps: 4, churn: 1.0, guidance: 1.5, ..SamplerSettings::default() };
         let draw = |id, round| Draw { id, round, given: None };
         let all: Vec<Draw<'_>> = (0..40).map(|id| draw(id, id % 3)).collect();
         let together = sampler.draw(&settings, &context, Noise::new(4), &all);

@@ -12,6 +12,7 @@ use super::context::GraphContext;
 use super::kernels::{Activation, Add, Columns, Curve, CurveBack, Gate, GateBack, Modulate, ModulateBack, reserve};
 use super::layers::{Dense, LayerNorm, Perceptron};
 use super::layout::{Layout, ScalarPlaces};
+use super::previous::Previous;
 use crate::matrix::PAD;
 use scorefield_integrators::simd::{AlignedBuffer, SimdReal, dispatch};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(super) struct Parameters<T> {
     places: ScalarPlaces,
     values: AlignedBuffer<T>,
     condition: ConditionLayers<T>,
+    previous: Option<Perceptron<T>>,
     position: Perceptron<T>,
     pair_perceptron: Option<Perceptron<T>>,
     pair_maps: Dense<T>,
@@ -62,7 +64,8 @@ impl<T: SimdReal> Parameters<T> {
         Parameters {
             config: config.clone(),
             values: AlignedBuffer::zeros(layout.len),
-            condition: ConditionLayers::new(&layout, config.features(), training),
+            condition: ConditionLayers::new(&layout, config, training),
+            previous: layout.previous.as_ref().map(silu),
             position: silu(&places.position),
             pair_perceptron: places.pair_perceptron.as_ref().map(silu),
             pair_maps: Dense::new(&places.pair_maps, training),
@@ -78,7 +81,7 @@ impl<T: SimdReal> Parameters<T> {
     pub(super) fn load(&mut self, values: &[T]) {
         self.values.copy_from_slice(values);
         self.condition.load(values);
-        for perceptron in std::iter::once(&mut self.position).chain(&mut self.pair_perceptron) {
+        for perceptron in std::iter::once(&mut self.position).chain(&mut self.pair_perceptron).chain(&mut self.previous) {
             perceptron.load(values);
         }
         for dense in [&mut self.pair_maps, &mut self.readout_modulation, &mut self.readout] {
@@ -102,12 +105,20 @@ struct Member {
     rows: Arc<[u16]>,
     /// Rows of the table before those of its bonds.
     table: usize,
+    /// Where the graph is not known, the row of all its pairs.
+    unknown: Option<usize>,
 }
 
 impl Member {
     /// Row among those of all graphs.
     fn row(&self, row: u16) -> usize {
-        if row == 0 { 0 } else { self.table + row as usize }
+        if let Some(unknown) = self.unknown {
+            unknown
+        } else if row == 0 {
+            0
+        } else {
+            self.table + row as usize
+        }
     }
 }
 
@@ -177,6 +188,7 @@ pub(super) struct Work<T> {
     condition_of: Vec<u32>,
     positions: AlignedBuffer<T>,
     position_hidden: AlignedBuffer<T>,
+    previous: Previous<T>,
     pairs: PairRows<T>,
     blocks: Vec<Saved<T>>,
     last: AlignedBuffer<T>,
@@ -207,6 +219,7 @@ impl<T: SimdReal> Work<T> {
             condition_of: Vec::new(),
             positions: AlignedBuffer::default(),
             position_hidden: AlignedBuffer::default(),
+            previous: Previous::default(),
             pairs: PairRows::default(),
             blocks: Vec::new(),
             last: AlignedBuffer::default(),
@@ -222,8 +235,7 @@ impl<T: SimdReal> Work<T> {
     /// Takes graphs and computes what depends on them alone. Structures are forgotten.
     pub(super) fn set_graphs<'a>(&mut self, p: &Parameters<T>, graphs: impl Iterator<Item = &'a GraphContext> + Clone) {
         let f = p.config.features();
-        self.structures.clear();
-        self.condition_of.clear();
+        self.clear_structures();
         self.condition.set_graphs(&p.condition, &p.values, graphs.clone());
         self.graphs.clear();
         let (mut first, mut bonds, mut most) = (0, 0, 0);
@@ -232,16 +244,17 @@ impl<T: SimdReal> Work<T> {
                 PairTokens::AllPairs => (graph.hops.clone(), 0),
                 PairTokens::BondPairs => (graph.bonded.clone(), bonds),
             };
-            self.graphs.push(Member { first, atoms: graph.len(), types: graph.types.clone(), rows, table });
+            self.graphs.push(Member { first, atoms: graph.len(), types: graph.types.clone(), rows, table, unknown: None });
             first += graph.len();
             bonds += graph.pairs.len();
             most = most.max(graph.most_hops);
         }
         let embedding = &p.values[p.places.pair_embedding.clone()];
-        self.table_rows = 1 + if p.pair_perceptron.is_some() { most } else { bonds };
-        let rows = self.table_rows;
-        reserve(&mut self.tokens, rows, f);
-        reserve(&mut self.table, rows, p.pair_maps.place.outputs);
+        // Of a graph that is not known all pairs have the last row.
+        let rows = 1 + if p.pair_perceptron.is_some() { most } else { bonds };
+        self.table_rows = rows + usize::from(p.layout.unknown.is_some());
+        reserve(&mut self.tokens, self.table_rows, f);
+        reserve(&mut self.table, self.table_rows, p.pair_maps.place.outputs);
         match &p.pair_perceptron {
             Some(perceptron) => {
                 for buffer in [&mut self.token_input, &mut self.token_hidden, &mut self.scratch[0]] {
@@ -256,9 +269,18 @@ impl<T: SimdReal> Work<T> {
                 self.tokens[f..rows * f].copy_from_slice(&self.condition.conditioner.bond_tokens()[..bonds * f]);
             }
         }
-        if p.config.variant == Variant::Ape {
-            p.pair_maps.apply(&p.values, rows, &self.tokens, &mut self.table);
+        if let Some(unknown) = &p.layout.unknown {
+            self.tokens[rows * f..(rows + 1) * f].copy_from_slice(&p.values[unknown.pair.clone()]);
         }
+        if p.config.variant == Variant::Ape {
+            p.pair_maps.apply(&p.values, self.table_rows, &self.tokens, &mut self.table);
+        }
+    }
+
+    /// Graph `graph` is not known to the network any more, but its atoms are; after the graphs, before the times are set.
+    pub(super) fn forget(&mut self, _: &Parameters<T>, graph: usize) {
+        self.condition.forget(graph);
+        self.graphs[graph].unknown = Some(self.table_rows - 1);
     }
 
     /// Takes one time per graph and computes what depends on graphs and times.
@@ -288,6 +310,7 @@ impl<T: SimdReal> Work<T> {
     pub(super) fn clear_structures(&mut self) {
         self.structures.clear();
         self.condition_of.clear();
+        self.previous.clear();
     }
 
     /// Adds a structure of graph `graph` at `x [N, 3]` (Å, centred).
@@ -312,6 +335,16 @@ impl<T: SimdReal> Work<T> {
             for k in 0..3 {
                 to[k] = T::from_f64(x[k]);
             }
+        }
+        if p.previous.is_some() {
+            self.previous.add(self.graphs[graph].atoms);
+        }
+    }
+
+    /// What was predicted before of the structure that was added last, `[N, 3]` (Å, centred).
+    pub(super) fn recall(&mut self, p: &Parameters<T>, clean: &[f64]) {
+        if p.previous.is_some() {
+            self.previous.set(clean.chunks_exact(3).map(|x| [x[0], x[1], x[2]]));
         }
     }
 
@@ -380,6 +413,9 @@ impl<T: SimdReal> Work<T> {
             for (h, &z) in self.blocks[0].h[s.atom * f..].chunks_exact_mut(f).zip(&member.types) {
                 dispatch(Add { x: &embedding[z as usize * f..(z as usize + 1) * f], y: h });
             }
+        }
+        if let Some(perceptron) = &p.previous {
+            self.previous.apply(perceptron, &p.values, &mut self.scratch[0], &mut self.blocks[0].h);
         }
         for (l, block) in p.blocks.iter().enumerate() {
             let (before, after) = self.blocks.split_at_mut(if self.training { l + 1 } else { 1 });
@@ -579,16 +615,19 @@ impl<T: SimdReal> Work<T> {
         if p.config.variant == Variant::Ape {
             p.position.back(atoms, g, &self.positions, &self.position_hidden, [s, gs], None, gradient);
         }
+        if let Some(perceptron) = &p.previous {
+            self.previous.back(perceptron, g, [s, gs], gradient);
+        }
         self.graphs_back(p, gradient);
     }
 
     /// The rest of the way back: pairs, times, graphs.
     fn graphs_back(&mut self, p: &Parameters<T>, gradient: &mut [T]) {
         let f = p.config.features();
-        let (rows, bonds) = (self.table_rows, self.condition.conditioner.bonds());
+        let bonds = self.condition.conditioner.bonds();
         match p.config.variant {
             Variant::Ape => {
-                let gtokens = &mut self.g[1];
+                let (rows, gtokens) = (self.table_rows, &mut self.g[1]);
                 reserve(gtokens, rows, f);
                 p.pair_maps.back(rows, &self.gtable, gtokens);
                 p.pair_maps.gradient(rows, &self.gtable, &self.tokens, gradient);
@@ -597,6 +636,11 @@ impl<T: SimdReal> Work<T> {
         }
         let [s, gs] = &mut self.scratch;
         let gtokens = &self.g[1];
+        let mut rows = self.table_rows;
+        if let Some(unknown) = &p.layout.unknown {
+            rows -= 1;
+            dispatch(Add { x: &gtokens[rows * f..(rows + 1) * f], y: &mut gradient[unknown.pair.clone()] });
+        }
         let embedding = p.places.pair_embedding.clone();
         let mut gbonds = None;
         match &p.pair_perceptron {
@@ -621,6 +665,10 @@ fn table<'a, T: SimdReal>(shared: &'a [T], own: &'a [T], p: &Parameters<T>, memb
     let stride = p.pair_maps.place.outputs;
     let offset = 2 * l * p.config.features();
     match p.config.variant {
+        // Every pair has the same row.
+        Variant::Ape if let Some(row) = member.unknown => {
+            Table { values: shared, stride: 0, offset: row * stride + offset, rows: &[], first: 0 }
+        }
         Variant::Ape => Table { values: shared, stride, offset, rows: &member.rows, first: member.table },
         _ => Table { values: &own[pair * stride..], stride, offset, rows: &[], first: 0 },
     }

@@ -138,6 +138,8 @@ struct Group<T> {
     rows: Vec<Row>,
     seed: Vec<T>,
     out: Vec<f64>,
+    /// First predictions of rows that see one.
+    previous: Vec<f64>,
 }
 
 /// Trains a network. Work is shared out over the threads of the pool that it is called from.
@@ -166,8 +168,14 @@ impl<T: SimdReal + Root> Trainer<T> {
         let values: Vec<T> = layout.initialise(Noise::new(plan.seed)).into_iter().map(T::from_f64).collect();
         let n = values.len();
         let parameters = Parameters::new(&plan.config, layout, true);
-        let group =
-            || Group { gradient: vec![T::default(); n], sums: Sums::default(), rows: Vec::new(), seed: Vec::new(), out: Vec::new() };
+        let group = || Group {
+            gradient: vec![T::default(); n],
+            sums: Sums::default(),
+            rows: Vec::new(),
+            seed: Vec::new(),
+            out: Vec::new(),
+            previous: Vec::new(),
+        };
         Ok(Trainer {
             data,
             counters: Counters::default(),
@@ -342,8 +350,8 @@ struct Block<'a, T> {
 
 impl<T: SimdReal> Block<'_, T> {
     fn run(&self, rows: std::ops::Range<usize>, conformer: &impl Fn(usize) -> u32, work: &mut Work<T>, group: &mut Group<T>) {
-        let Plan { path, times, seed, .. } = self.plan;
-        let Group { gradient, sums, rows: all, seed: seeds, out } = group;
+        let Plan { path, times, seed, config, .. } = self.plan;
+        let Group { gradient, sums, rows: all, seed: seeds, out, previous } = group;
         if all.len() < rows.len() {
             all.resize_with(rows.len(), Row::default);
         }
@@ -353,8 +361,22 @@ impl<T: SimdReal> Block<'_, T> {
             row.fill((times, path), context, positions, (Noise::new(*seed), i as u32, self.step));
         }
         work.set_graphs(self.parameters, rows.clone().map(|i| self.data.conformer(conformer(i)).0));
+        // Validation is of the network that knows the graph.
+        if config.guidance && self.back {
+            (0..all.len()).filter(|&k| all[k].without_graph).for_each(|k| work.forget(self.parameters, k));
+        }
         work.set_times(self.parameters, all.iter().map(|r| r.time));
-        all.iter().enumerate().for_each(|(k, row)| work.add(self.parameters, k, &row.x));
+        if config.self_conditioning {
+            self.first_predictions(all, work, previous);
+        }
+        let mut seen = 0;
+        for (k, row) in all.iter().enumerate() {
+            work.add(self.parameters, k, &row.x);
+            if config.self_conditioning && row.self_conditioned {
+                work.recall(self.parameters, &previous[seen..seen + row.x.len()]);
+                seen += row.x.len();
+            }
+        }
         work.forward(self.parameters);
         seeds.clear();
         let mut first = 0;
@@ -384,6 +406,26 @@ impl<T: SimdReal> Block<'_, T> {
         }
         if self.back {
             work.backward(self.parameters, seeds, gradient);
+        }
+    }
+
+    /// What the network predicts of rows that see a prediction of its own, one after the other. Nothing is differentiated through it.
+    fn first_predictions(&self, rows: &[Row], work: &mut Work<T>, previous: &mut Vec<f64>) {
+        previous.clear();
+        let chosen = || rows.iter().enumerate().filter(|(_, row)| row.self_conditioned);
+        chosen().for_each(|(k, row)| work.add(self.parameters, k, &row.x));
+        let atoms: usize = chosen().map(|(_, row)| row.x.len() / 3).sum();
+        if atoms == 0 {
+            return;
+        }
+        work.forward(self.parameters);
+        previous.extend((0..atoms).flat_map(|i| work.drift(i).map(|x| x.to_f64())));
+        work.clear_structures();
+        let mut rest = &mut previous[..];
+        for (_, row) in chosen() {
+            let (one, others) = rest.split_at_mut(row.x.len());
+            centre(one);
+            rest = others;
         }
     }
 }
@@ -484,6 +526,60 @@ mod tests {
         });
         assert_eq!(straight.0, resumed.0);
         assert_eq!(straight.1.loss, resumed.1.loss);
+    }
+
+    fn plan_with_options() -> Plan {
+        let plan = plan();
+        let times = TimeSettings { without_graph: 0.4, ..plan.times };
+        Plan { config: DitmcConfig { self_conditioning: true, guidance: true, ..plan.config }, times, ..plan }
+    }
+
+    /// The gradient of a batch is that of the loss with first predictions held fixed. With none of them and all graphs known it is, in
+    /// every bit, that of the network without options.
+    #[test]
+    fn options_see_what_they_are_to_see() {
+        let data = data(Vocabulary::Qm9);
+        let step = |plan: Plan| {
+            let mut t = pool(1).install(|| Trainer::<f64>::new(plan, data.clone()).unwrap());
+            // Blocks begin as identities, and what only they read has no gradient before they are something else.
+            pool(1).install(|| (0..4).for_each(|_| assert!(t.step())));
+            let layout = t.parameters.layout().clone();
+            (t.gradient.clone(), layout)
+        };
+        let (plain, layout) = step(plan());
+        let off = TimeSettings { without_graph: 0.0, self_conditioned: 0.0, ..plan().times };
+        let (unused, _) = step(Plan { times: off, ..plan_with_options() });
+        assert_eq!(plain, unused[..plain.len()]);
+        assert!(unused[plain.len()..].iter().all(|&g| g == 0.0));
+        let (used, with) = step(plan_with_options());
+        assert!(layout.map.iter().any(|&k| used[k] != plain[k]));
+        for entry in ["self_conditioning.MLP_0.Dense_1.kernel", "unknown_graph.atom", "unknown_graph.pair"] {
+            let mut start = 0;
+            let place = with.entries.iter().find_map(|e| {
+                let range = start..start + e.shape.iter().product::<usize>();
+                start = range.end;
+                (e.name == entry).then_some(range)
+            });
+            assert!(with.map[place.unwrap()].iter().any(|&k| used[k] != 0.0), "{entry}");
+        }
+    }
+
+    #[test]
+    fn networks_with_options_learn() {
+        let (one, three) = (pool(1), pool(3));
+        let mut t = one.install(|| Trainer::<f32>::new(Plan { batch: 16, ..plan_with_options() }, data(Vocabulary::Qm9)).unwrap());
+        let mut other = three.install(|| Trainer::<f32>::new(Plan { batch: 16, ..plan_with_options() }, data(Vocabulary::Qm9)).unwrap());
+        let before = one.install(|| t.validate(8).mean());
+        for _ in 0..4 {
+            one.install(|| assert!(t.step()));
+            three.install(|| assert!(other.step()));
+        }
+        assert_eq!(t.averaged(), other.averaged());
+        while !t.is_done() {
+            one.install(|| assert!(t.step()));
+        }
+        let after = one.install(|| t.validate(8).mean());
+        assert!(after < 0.5 * before, "{before} {after}");
     }
 
     #[test]

@@ -90,6 +90,10 @@ impl<T: SimdReal> Work<T> {
                 dispatch(Add { x: g, y: &mut types[z as usize * f..(z as usize + 1) * f] });
             }
         }
+        if let Some(perceptron) = &p.previous {
+            let [s, gs] = &mut self.scratch;
+            self.previous.back(perceptron, &self.back.g, [s, gs], gradient);
+        }
         self.gates_back(p, gradient);
     }
 
@@ -299,7 +303,12 @@ impl<T: SimdReal> Work<T> {
         }
         let [s, gs] = &mut b.rows;
         p.gate.back(rows, &b.ggates, &self.token_input, &self.token_hidden, [s, gs], Some(&mut b.gtokens), gradient);
-        let (w, to) = (p.token_width(), &mut gradient[p.places.pair_embedding.clone()]);
+        let (mut rows, w) = (rows, p.token_width());
+        if let Some(unknown) = &p.layout.unknown {
+            rows -= 1;
+            dispatch(Add { x: &b.gtokens[rows * w..(rows + 1) * w], y: &mut gradient[unknown.pair.clone()] });
+        }
+        let to = &mut gradient[p.places.pair_embedding.clone()];
         let mut gbonds = None;
         match p.config.pair_tokens {
             PairTokens::AllPairs => {

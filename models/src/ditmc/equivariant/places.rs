@@ -101,6 +101,11 @@ pub(in super::super) struct Places {
 }
 
 impl Places {
+    /// Width of a pair's token.
+    pub(in super::super) fn pair_width(&self) -> usize {
+        self.gate[0].inputs
+    }
+
     pub(in super::super) fn new(b: &mut Builder, config: &DitmcConfig) -> Self {
         let f = config.features();
         // Vectors come out, so that there is degree 1 in the end whatever is asked for.

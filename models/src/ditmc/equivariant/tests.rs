@@ -55,6 +55,9 @@ fn run<T: SimdReal>(p: &Parameters<T>, context: &GraphContext, t: f64, x: &[f64]
     work.set_graphs(p, std::iter::once(context));
     work.set_times(p, std::iter::once(t));
     work.add(p, 0, x);
+    // Something that turns with the molecule stands for what was predicted before.
+    let before: Vec<f64> = (0..x.len()).map(|k| 0.8 * x[(k + 3) % x.len()]).collect();
+    work.recall(p, &before);
     work.forward(p);
     drifts(&work)
 }
@@ -196,6 +199,8 @@ fn variants() -> [DitmcConfig; 6] {
         blocks,
         vocabulary: Vocabulary::Qm9,
         expansion: 2,
+        self_conditioning: heads != 8,
+        guidance: heads != 3,
         ..pe3()
     };
     [
@@ -214,16 +219,22 @@ fn gradients_are_finite_differences() {
     for config in variants() {
         let layout = Arc::new(Layout::new(&config));
         let values = drawn(&config);
-        let contexts = [context("C[C@H](O)F", Vocabulary::Qm9), context("O", Vocabulary::Qm9), context("C.N", Vocabulary::Qm9)];
-        let seeds = positions(40, 9);
+        let contexts = ["C[C@H](O)F", "O", "C.N", "CO"].map(|s| context(s, Vocabulary::Qm9));
+        let seeds = positions(60, 9);
         let mut work: Option<Work<f64>> = None;
         let mut loss = |values: &[f64], gradient: Option<&mut [f64]>| {
             let p = loaded::<f64>(&config, values, true);
             let work = work.get_or_insert_with(|| Work::new(&p, true));
             work.set_graphs(&p, contexts.iter());
-            work.set_times(&p, [0.3, 0.9, 0.0].into_iter());
-            for (k, graph) in [0, 1, 2, 0].into_iter().enumerate() {
+            if config.guidance {
+                work.forget(&p, 3);
+            }
+            work.set_times(&p, [0.3, 0.9, 0.0, 0.6].into_iter());
+            for (k, graph) in [0, 1, 2, 0, 3].into_iter().enumerate() {
                 work.add(&p, graph, &positions(contexts[graph].len(), k as u64));
+                if k > 1 {
+                    work.recall(&p, &positions(contexts[graph].len(), 20 + k as u64));
+                }
             }
             work.forward(&p);
             let sum: f64 = drifts(work).iter().zip(&seeds).map(|(d, s)| d * s).sum();

@@ -9,6 +9,7 @@ use super::super::context::GraphContext;
 use super::super::kernels::{Activation, Add, Columns, Curve, Gate, Modulate, reserve};
 use super::super::layers::{Dense, LayerNorm, Perceptron};
 use super::super::layout::{DensePlace, Layout};
+use super::super::previous::Previous;
 use super::attention::{Attend, Place, Shape, Table};
 use super::basis::{self, PairRows};
 use super::couplings::COMPONENTS;
@@ -78,6 +79,7 @@ pub(in super::super) struct Parameters<T> {
     pub(super) places: Places,
     pub(super) values: AlignedBuffer<T>,
     pub(super) condition: ConditionLayers<T>,
+    pub(super) previous: Option<Perceptron<T>>,
     pub(super) gate: Perceptron<T>,
     pub(super) blocks: Vec<Block<T>>,
     pub(super) readout_norm: LayerNorm,
@@ -91,7 +93,8 @@ impl<T: SimdReal> Parameters<T> {
         Parameters {
             config: config.clone(),
             values: AlignedBuffer::zeros(layout.len),
-            condition: ConditionLayers::new(&layout, config.features(), training),
+            condition: ConditionLayers::new(&layout, config, training),
+            previous: layout.previous.as_ref().map(|p| Perceptron::new(p, Activation::Silu, training)),
             gate: Perceptron::new(&places.gate, Activation::Silu, training),
             blocks: places.blocks.iter().map(|b| Block::new(b, training)).collect(),
             readout_norm: LayerNorm::new(&places.readout_norm),
@@ -107,6 +110,7 @@ impl<T: SimdReal> Parameters<T> {
         self.values.copy_from_slice(values);
         self.condition.load(values);
         self.gate.load(values);
+        self.previous.iter_mut().for_each(|p| p.load(values));
         self.readout_modulation.load(values);
         self.readout.load(values);
         self.blocks.iter_mut().for_each(|b| b.load(values));
@@ -136,11 +140,16 @@ pub(super) struct Member {
     rows: Arc<[u16]>,
     /// Rows of the gates before those of its bonds.
     first_gate: usize,
+    /// Where the graph is not known, the gate of all its pairs.
+    unknown: Option<usize>,
 }
 
 impl Member {
     /// The gate of a pair.
     pub(super) fn gate(&self, receiver: usize, sender: usize) -> usize {
+        if let Some(unknown) = self.unknown {
+            return unknown;
+        }
         let row = self.rows[receiver * self.atoms + sender] as usize;
         if row == 0 { 0 } else { self.first_gate + row }
     }
@@ -214,6 +223,7 @@ pub(in super::super) struct Work<T> {
     /// Condition of each atom, of each row of degree 1, of degree 2.
     pub(super) condition_of: [Vec<u32>; 3],
     positions: Vec<f64>,
+    pub(super) previous: Previous<T>,
     pub(super) pairs: PairData<T>,
     pub(super) blocks: Vec<Saved<T>>,
     /// Features in the end; vectors of both parities added up, and normed.
@@ -243,6 +253,7 @@ impl<T: SimdReal> Work<T> {
             structures: Vec::new(),
             condition_of: Default::default(),
             positions: Vec::new(),
+            previous: Previous::default(),
             pairs: PairData { gated, coefficients: vec![T::default(); coefficients], ..PairData::default() },
             blocks: Vec::new(),
             last: AlignedBuffer::default(),
@@ -265,15 +276,16 @@ impl<T: SimdReal> Work<T> {
                 PairTokens::AllPairs => (graph.hops.clone(), 0),
                 PairTokens::BondPairs => (graph.bonded.clone(), bonds),
             };
-            self.graphs.push(Member { atoms: graph.len(), types: graph.types.clone(), rows, first_gate });
+            self.graphs.push(Member { atoms: graph.len(), types: graph.types.clone(), rows, first_gate, unknown: None });
             bonds += graph.pairs.len();
             most = most.max(graph.most_hops);
         }
         let w = p.token_width();
         let embedding = &p.values[p.places.pair_embedding.clone()];
-        self.gate_rows = 1 + if p.config.pair_tokens == PairTokens::AllPairs { most } else { bonds };
-        let rows = self.gate_rows;
-        reserve(&mut self.token_input, rows, w);
+        // Of a graph that is not known all pairs have the last row.
+        let rows = 1 + if p.config.pair_tokens == PairTokens::AllPairs { most } else { bonds };
+        self.gate_rows = rows + usize::from(p.layout.unknown.is_some());
+        reserve(&mut self.token_input, self.gate_rows, w);
         match p.config.pair_tokens {
             PairTokens::AllPairs => {
                 self.token_input[..w].copy_from_slice(&embedding[(HOPS - 2) * w..(HOPS - 1) * w]);
@@ -284,11 +296,20 @@ impl<T: SimdReal> Work<T> {
                 self.token_input[w..rows * w].copy_from_slice(&self.condition.conditioner.bond_tokens()[..bonds * w]);
             }
         }
-        let hidden = p.gate.first.place.outputs;
+        if let Some(unknown) = &p.layout.unknown {
+            self.token_input[rows * w..(rows + 1) * w].copy_from_slice(&p.values[unknown.pair.clone()]);
+        }
+        let (rows, hidden) = (self.gate_rows, p.gate.first.place.outputs);
         reserve(&mut self.token_hidden, rows, hidden);
         reserve(&mut self.scratch[0], rows, hidden);
         reserve(&mut self.gates, rows, p.gate_width());
         p.gate.apply(&p.values, rows, &self.token_input, &mut self.token_hidden, &mut self.scratch[0], &mut self.gates);
+    }
+
+    /// Graph `graph` is not known to the network any more, but its atoms are; after the graphs, before the times are set.
+    pub(in super::super) fn forget(&mut self, _: &Parameters<T>, graph: usize) {
+        self.condition.forget(graph);
+        self.graphs[graph].unknown = Some(self.gate_rows - 1);
     }
 
     /// Takes one time per graph and computes what depends on graphs and times.
@@ -322,6 +343,7 @@ impl<T: SimdReal> Work<T> {
         self.structures.clear();
         self.condition_of.iter_mut().for_each(Vec::clear);
         self.positions.clear();
+        self.previous.clear();
     }
 
     /// Adds a structure of graph `graph` at `x [N, 3]` (Å).
@@ -337,6 +359,26 @@ impl<T: SimdReal> Work<T> {
             }
         }
         self.positions.extend_from_slice(x);
+        if p.previous.is_some() {
+            self.previous.add(self.graphs[graph].atoms);
+        }
+    }
+
+    /// What was predicted before of the structure that was added last, `[N, 3]` (Å, centred as the structure). Its coordinates would end
+    /// equivariance: the network is told the distance from the centre, the part along the present place, and the distance from it less
+    /// what that would be at the centre.
+    pub(in super::super) fn recall(&mut self, p: &Parameters<T>, clean: &[f64]) {
+        if p.previous.is_none() {
+            return;
+        }
+        let x = &self.positions[self.positions.len() - clean.len()..];
+        self.previous.set(x.chunks_exact(3).zip(clean.chunks_exact(3)).map(|(x, c)| {
+            let square = |x: [f64; 3]| x.iter().map(|x| x * x).sum::<f64>();
+            let (x, c) = ([x[0], x[1], x[2]], [c[0], c[1], c[2]]);
+            let along = (0..3).map(|k| x[k] * c[k]).sum::<f64>() / (1.0 + square(x)).sqrt();
+            let between = square(std::array::from_fn(|k| x[k] - c[k]));
+            [square(c).sqrt(), along, between.sqrt() - square(x).sqrt()]
+        }));
     }
 
     /// Atoms of all structures.
@@ -437,6 +479,10 @@ impl<T: SimdReal> Work<T> {
             for (h, &z) in self.blocks[0].h[s.atom * f..].chunks_exact_mut(f).zip(&self.graphs[s.graph].types) {
                 h.copy_from_slice(&embedding[z as usize * f..(z as usize + 1) * f]);
             }
+        }
+        if let Some(perceptron) = &p.previous {
+            // Scalars come first.
+            self.previous.apply(perceptron, &p.values, &mut self.scratch[0], &mut self.blocks[0].h);
         }
         for (l, block) in p.blocks.iter().enumerate() {
             self.attend(p, l);

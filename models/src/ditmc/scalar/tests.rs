@@ -1,5 +1,6 @@
 //! The network against the authors' tensors, finite differences, and itself in other company.
 
+use super::super::config::TimeEmbedding;
 use super::super::golden::{Golden, MOLECULES, context, difference, small};
 use super::super::layout::Body;
 use super::*;
@@ -169,19 +170,24 @@ fn gradients_are_finite_differences() {
         (Variant::Rpe, PairTokens::AllPairs, 2, 8),
         (Variant::Rpe, PairTokens::BondPairs, 4, 8),
     ] {
-        let config = DitmcConfig { variant, heads, head_width, pair_tokens, vocabulary: Vocabulary::Qm9, expansion: 2, ..small() };
+        let base = DitmcConfig { self_conditioning: true, guidance: true, time_embedding: TimeEmbedding::Logarithmic, ..small() };
+        let config = DitmcConfig { variant, heads, head_width, pair_tokens, vocabulary: Vocabulary::Qm9, expansion: 2, ..base };
         let layout = Arc::new(Layout::new(&config));
         let values = drawn(&config);
-        let contexts = [context("C[C@H](O)F", Vocabulary::Qm9), context("O", Vocabulary::Qm9), context("C.N", Vocabulary::Qm9)];
-        let seeds = positions(40, 9);
+        let contexts = ["C[C@H](O)F", "O", "C.N", "CO"].map(|s| context(s, Vocabulary::Qm9));
+        let seeds = positions(60, 9);
         let mut work = Work::<f64>::new(true);
         let mut loss = |values: &[f64], gradient: Option<&mut [f64]>| {
             let mut p = parameters::<f64>(&config, layout.clone(), true);
             p.load(values);
             work.set_graphs(&p, contexts.iter());
-            work.set_times(&p, [0.3, 0.9, 0.0].into_iter());
-            for (k, graph) in [0, 1, 2, 0].into_iter().enumerate() {
+            work.forget(&p, 3);
+            work.set_times(&p, [0.3, 0.9, 0.0, 0.6].into_iter());
+            for (k, graph) in [0, 1, 2, 0, 3].into_iter().enumerate() {
                 work.add(&p, graph, &positions(contexts[graph].len(), k as u64));
+                if k > 1 {
+                    work.recall(&p, &positions(contexts[graph].len(), 20 + k as u64));
+                }
             }
             work.forward(&p);
             let sum: f64 = drifts(&work).iter().zip(&seeds).map(|(d, s)| d * s).sum();
@@ -213,6 +219,34 @@ fn gradients_are_finite_differences() {
             assert!((slope - norm).abs() < 1e-5 * norm.max(1e-2), "{}: {slope} {norm}", entry.name);
         }
         println!("{variant:?} {pair_tokens:?} {heads}: {worst:e}");
+    }
+}
+
+/// Parameters of options change no bit of what the rest computes, as long as nothing was predicted before and the graph is known.
+#[test]
+fn options_that_are_not_used_change_nothing() {
+    for (variant, pair_tokens) in [(Variant::Ape, PairTokens::AllPairs), (Variant::Rpe, PairTokens::BondPairs)] {
+        let plain = DitmcConfig { variant, pair_tokens, ..small() };
+        let with = DitmcConfig { self_conditioning: true, guidance: true, ..plain.clone() };
+        let (base, context) = (drawn(&plain), context("CC(=O)Nc1ccc(O)cc1", Vocabulary::Drugs));
+        let mut values = drawn(&with);
+        values[..base.len()].copy_from_slice(&base);
+        let x = positions(context.len(), 3);
+        let run = |config: &DitmcConfig, values: &[f64], forget: bool| {
+            let p = loaded::<f32>(config, values, false);
+            let mut work = Work::<f32>::new(false);
+            work.set_graphs(&p, std::iter::once(&context));
+            if forget {
+                work.forget(&p, 0);
+            }
+            work.set_times(&p, std::iter::once(0.4));
+            work.add(&p, 0, &x);
+            work.forward(&p);
+            drifts(&work)
+        };
+        let alone = run(&plain, &base, false);
+        assert_eq!(run(&with, &values, false), alone);
+        assert!(difference(&run(&with, &values, true), &alone) > 1e-3);
     }
 }
 
