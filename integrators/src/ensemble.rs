@@ -3,7 +3,8 @@
 //!
 //! A replica's trajectory is the same bits however the replicas are split into chunks.
 //!
-//! On a device all replicas are one chunk that stays there ([`Ensemble::on_device`]); the host sees what it fetches.
+//! On a device all replicas are one chunk that stays there ([`Ensemble::on_device`]); the host sees what it fetches. So it is with
+//! replicas in other processes ([`Ensemble::across`]).
 
 use crate::array::{Array, DType, View};
 use crate::batch::Batch;
@@ -13,6 +14,7 @@ use crate::error::{Error, Result, invalid};
 use crate::force::{ForceProvider, Input, Output, Want};
 use crate::noise::Noise;
 use crate::propagator::{Acceptance, Context, Propagator};
+use crate::ranks::{Far, Messages};
 use crate::simd;
 use crate::state::{Clock, State};
 use crate::system::System;
@@ -72,7 +74,7 @@ impl Default for Guard {
 }
 
 /// A replica that was frozen or restored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// Global replica id.
     pub replica: u32,
@@ -88,23 +90,50 @@ pub(crate) const MOST_VIOLATION: f64 = 1e-3;
 /// A replica that diverges this often in a row is not restored again.
 const MOST_RESTORES: u32 = 10;
 
+/// What is seen of some replicas from outside.
+pub(crate) struct Shown {
+    pub(crate) batch: Batch,
+    pub(crate) state: State,
+    pub(crate) out: Output,
+    /// What `state` and `out` show as it is now.
+    pub(crate) fresh: Fetch,
+    /// Phase `[2, A, 3]` when all replicas were last seen in range.
+    pub(crate) good: Array,
+    pub(crate) frozen: Vec<bool>,
+}
+
+impl Shown {
+    /// Replicas `which` of `batch` in `state`.
+    pub(crate) fn part(batch: &Batch, state: &State, which: Range<usize>, fresh: Fetch) -> Result<Shown> {
+        let part = batch.select(&which.clone().collect::<Vec<_>>())?;
+        let state = part_of(batch, state, which.clone());
+        let out = Output::new(&part, state.dtype(), Want::ENERGY);
+        Ok(Shown { batch: part, good: state.phase.clone(), state, out, fresh, frozen: vec![false; which.len()] })
+    }
+
+    /// Puts them into `state`, of all replicas of `whole`.
+    fn restore(&mut self, whole: &Batch, state: &State, which: Range<usize>, frozen: &[bool]) {
+        self.state = part_of(whole, state, which.clone());
+        self.good = self.state.phase.clone();
+        self.frozen.copy_from_slice(&frozen[which]);
+    }
+
+    /// Elements of replica `b` in the phase: positions, then velocities.
+    fn ranges(&self, b: usize) -> [Range<usize>; 2] {
+        let range = self.batch.range3(b);
+        let half = self.state.phase.len() / 2;
+        [range.clone(), half + range.start..half + range.end]
+    }
+}
+
 /// Replicas that one thread advances together.
 struct Chunk {
-    /// Index of the first of its replicas in the ensemble.
-    first: usize,
-    batch: Batch,
-    state: State,
+    shown: Shown,
     provider: Provider,
     propagator: Box<dyn Propagator>,
-    out: Output,
     noise: Noise,
     /// What velocities on the device are still to be multiplied with; empty on the host.
     scale: Vec<f64>,
-    /// What `state` and `out` show as it is now.
-    fresh: Fetch,
-    /// Phase `[2, A, 3]` when all replicas were last seen in range.
-    good: Array,
-    frozen: Vec<bool>,
     /// Restores in a row per replica.
     restores: Vec<u32>,
     divergences: Vec<Divergence>,
@@ -129,8 +158,13 @@ impl Provider {
 
 impl Chunk {
     fn context(&mut self) -> (Context<'_>, &mut dyn Propagator) {
-        let ctx =
-            Context { batch: &self.batch, state: &mut self.state, provider: self.provider.get(), out: &mut self.out, noise: self.noise };
+        let ctx = Context {
+            batch: &self.shown.batch,
+            state: &mut self.shown.state,
+            provider: self.provider.get(),
+            out: &mut self.shown.out,
+            noise: self.noise,
+        };
         (ctx, &mut *self.propagator)
     }
 
@@ -138,9 +172,9 @@ impl Chunk {
         let (mut ctx, propagator) = self.context();
         propagator.prepare(&mut ctx)?;
         if let Provider::Device(provider) = &mut self.provider {
-            provider.replicas()?.upload(&self.state, &self.frozen)?;
+            provider.replicas()?.upload(&self.shown.state, &self.shown.frozen)?;
             provider.replicas()?.evaluate()?;
-            self.fresh = Fetch::ALL;
+            self.shown.fresh = Fetch::ALL;
         }
         Ok(())
     }
@@ -150,35 +184,35 @@ impl Chunk {
             provider.capabilities().check_want(want)?;
             let replicas = provider.replicas()?;
             replicas.evaluate()?;
-            self.fresh.forces = false;
-            return if want.energy { replicas.fetch_energies(&mut self.out.energy) } else { Ok(()) };
+            self.shown.fresh.forces = false;
+            return if want.energy { replicas.fetch_energies(&mut self.shown.out.energy) } else { Ok(()) };
         }
-        let has_room = (!want.virial || !self.out.virial.is_empty())
-            && (!want.atom_energy || !self.out.atom_energy.is_empty())
-            && (!want.uncertainty || !self.out.uncertainty.energy.is_empty());
+        let has_room = (!want.virial || !self.shown.out.virial.is_empty())
+            && (!want.atom_energy || !self.shown.out.atom_energy.is_empty())
+            && (!want.uncertainty || !self.shown.out.uncertainty.energy.is_empty());
         if !has_room {
-            self.out = Output::new(&self.batch, self.state.dtype(), want);
+            self.shown.out = Output::new(&self.shown.batch, self.shown.state.dtype(), want);
         }
         let input = Input {
-            batch: &self.batch,
-            positions: self.state.positions(),
-            cells: self.state.cells.as_deref(),
-            clock: self.state.clock,
+            batch: &self.shown.batch,
+            positions: self.shown.state.positions(),
+            cells: self.shown.state.cells.as_deref(),
+            clock: self.shown.state.clock,
             want,
         };
-        self.provider.get().evaluate(&input, &mut self.out)
+        self.provider.get().evaluate(&input, &mut self.shown.out)
     }
 
     /// Advances by `steps`, looking at every multiple of `check_every` and at the end.
     fn run(&mut self, steps: u64, guard: &Guard) -> Result<()> {
-        let end = self.state.step + steps;
+        let end = self.shown.state.step + steps;
         if matches!(self.provider, Provider::Device(_)) {
             return self.run_on_device(end, guard);
         }
-        while self.state.step < end {
+        while self.shown.state.step < end {
             let every = guard.check_every.max(1);
-            let next = (self.state.step / every + 1).saturating_mul(every).min(end);
-            let block = next - self.state.step;
+            let next = (self.shown.state.step / every + 1).saturating_mul(every).min(end);
+            let block = next - self.shown.state.step;
             let (mut ctx, propagator) = self.context();
             propagator.run(&mut ctx, block)?;
             self.check(guard)?;
@@ -189,7 +223,7 @@ impl Chunk {
     /// The same on a device: one launch to the end, and one more for every replica that diverges and goes on.
     fn run_on_device(&mut self, end: u64, guard: &Guard) -> Result<()> {
         self.rescale()?;
-        self.fresh = Fetch::default();
+        self.shown.fresh = Fetch::default();
         let (Provider::Device(provider), Some(plan)) = (&mut self.provider, self.propagator.plan()) else { return Ok(()) };
         let replicas = provider.replicas()?;
         loop {
@@ -199,32 +233,32 @@ impl Chunk {
             }
             for stop in stops {
                 let Stop { replica: b, step, in_a_row, element, value } = stop;
-                let atoms3 = self.batch.range3(b).len();
+                let atoms3 = self.shown.batch.range3(b).len();
                 let (quantity, unit) = if element < atoms3 { ("coordinate", " nm") } else { ("velocity", " nm/ps") };
                 let what = if element < 2 * atoms3 {
-                    out_of_range(self.batch.system(b), quantity, unit, element % atoms3, value)
+                    out_of_range(self.shown.batch.system(b), quantity, unit, element % atoms3, value)
                 } else {
                     broken(value)
                 };
-                let replica = self.batch.id(b);
+                let replica = self.shown.batch.id(b);
                 if guard.policy == OnDivergence::Stop || in_a_row > MOST_RESTORES {
-                    replicas.fetch_good(&mut self.good)?;
+                    replicas.fetch_good(&mut self.shown.good)?;
                     return Err(Error::Diverged { replica, step, what });
                 }
-                self.frozen[b] = guard.policy == OnDivergence::Freeze;
-                replicas.resume(b, self.frozen[b])?;
+                self.shown.frozen[b] = guard.policy == OnDivergence::Freeze;
+                replicas.resume(b, self.shown.frozen[b])?;
                 self.divergences.push(Divergence { replica, step, what });
             }
         }
-        self.state.step = end;
-        self.state.clock = Clock::Physical { time: end as f64 * plan.dt };
+        self.shown.state.step = end;
+        self.shown.state.clock = Clock::Physical { time: end as f64 * plan.dt };
         Ok(())
     }
 
     /// Brings temperatures to the device, and the factors that velocities are to be multiplied with.
     fn rescale(&mut self) -> Result<()> {
         if let Provider::Device(provider) = &mut self.provider {
-            provider.replicas()?.set_temperatures(&self.state.kt, &self.scale)?;
+            provider.replicas()?.set_temperatures(&self.shown.state.kt, &self.scale)?;
             self.scale.fill(1.0);
         }
         Ok(())
@@ -234,54 +268,47 @@ impl Chunk {
     fn fetch(&mut self, what: Fetch) -> Result<()> {
         self.rescale()?;
         if let Provider::Device(provider) = &mut self.provider {
-            let missing = what.without(self.fresh);
-            provider.replicas()?.fetch(missing, &mut self.state.phase, &mut self.out.forces)?;
-            self.fresh = self.fresh.with(what);
+            let missing = what.without(self.shown.fresh);
+            provider.replicas()?.fetch(missing, &mut self.shown.state.phase, &mut self.shown.out.forces)?;
+            self.shown.fresh = self.shown.fresh.with(what);
         }
         Ok(())
-    }
-
-    /// Elements of replica `b` in the phase: positions, then velocities.
-    fn ranges(&self, b: usize) -> [Range<usize>; 2] {
-        let range = self.batch.range3(b);
-        let half = self.state.phase.len() / 2;
-        [range.clone(), half + range.start..half + range.end]
     }
 
     /// Looks for numbers out of range, applies the policy, and remembers the others as good.
     fn check(&mut self, guard: &Guard) -> Result<()> {
         let mut moved = false;
-        for b in 0..self.batch.replicas() {
-            let [x, v] = self.ranges(b);
-            if self.frozen[b] {
-                copy(&mut self.state.phase, &self.good, [x, v]);
+        for b in 0..self.shown.batch.replicas() {
+            let [x, v] = self.shown.ranges(b);
+            if self.shown.frozen[b] {
+                copy(&mut self.shown.state.phase, &self.shown.good, [x, v]);
                 moved = true;
                 continue;
             }
-            let found = outside(self.state.phase.part(x.clone()), guard.position)
+            let found = outside(self.shown.state.phase.part(x.clone()), guard.position)
                 .map(|k| (k, "coordinate", " nm"))
-                .or_else(|| outside(self.state.phase.part(v.clone()), guard.velocity).map(|k| (k + x.len(), "velocity", " nm/ps")));
+                .or_else(|| outside(self.shown.state.phase.part(v.clone()), guard.velocity).map(|k| (k + x.len(), "velocity", " nm/ps")));
             let what = if let Some((k, quantity, unit)) = found {
-                let value = self.state.phase.get(if k < x.len() { x.start + k } else { v.start + k - x.len() });
-                out_of_range(self.batch.system(b), quantity, unit, k % x.len(), value)
+                let value = self.shown.state.phase.get(if k < x.len() { x.start + k } else { v.start + k - x.len() });
+                out_of_range(self.shown.batch.system(b), quantity, unit, k % x.len(), value)
             } else {
                 // Too large a step first shows in rigid bonds that the correction cannot restore.
-                let error = constraint::violation_of(&self.batch, &self.state, b);
+                let error = constraint::violation_of(&self.shown.batch, &self.shown.state, b);
                 if error <= MOST_VIOLATION {
-                    copy(&mut self.good, &self.state.phase, [x, v]);
+                    copy(&mut self.shown.good, &self.shown.state.phase, [x, v]);
                     self.restores[b] = 0;
                     continue;
                 }
                 broken(error)
             };
-            let (replica, step) = (self.batch.id(b), self.state.step);
+            let (replica, step) = (self.shown.batch.id(b), self.shown.state.step);
             self.restores[b] += 1;
             if guard.policy == OnDivergence::Stop || self.restores[b] > MOST_RESTORES {
                 return Err(Error::Diverged { replica, step, what });
             }
-            self.frozen[b] = guard.policy == OnDivergence::Freeze;
+            self.shown.frozen[b] = guard.policy == OnDivergence::Freeze;
             self.divergences.push(Divergence { replica, step, what });
-            copy(&mut self.state.phase, &self.good, [x, v]);
+            copy(&mut self.shown.state.phase, &self.shown.good, [x, v]);
             moved = true;
         }
         // Forces belong to the present positions; those of the other replicas come out the same.
@@ -331,7 +358,9 @@ pub struct Ensemble {
     pool: Arc<rayon::ThreadPool>,
     batch: Batch,
     chunks: Vec<Chunk>,
-    /// Chunk of each replica, and its place there.
+    /// Replicas in other processes, after those of the chunks.
+    far: Option<Far>,
+    /// Chunk of each replica, or after all chunks its process, and its place there.
     places: Vec<(u32, u32)>,
     guard: Guard,
 }
@@ -353,37 +382,24 @@ impl Ensemble {
     ) -> Result<Self> {
         check_sizes(&batch, state)?;
         provider.capabilities().check_batch(&batch, state.cells.is_some(), state.dtype())?;
-        let lanes = match state.dtype() {
-            DType::F32 => simd::lanes::<f32>(),
-            DType::F64 => simd::lanes::<f64>(),
-        };
         let mut chunks = Vec::new();
         let mut places = Vec::with_capacity(batch.replicas());
         let mut first = 0;
-        for size in chunk_sizes(batch.replicas(), lanes, pool.current_num_threads()) {
-            let which: Vec<usize> = (first..first + size).collect();
+        for size in chunk_sizes(batch.replicas(), lanes_of(state.dtype()), pool.current_num_threads()) {
             places.extend((0..size).map(|b| (chunks.len() as u32, b as u32)));
-            let part = batch.select(&which)?;
-            let state = part_of(&batch, state, first..first + size);
             chunks.push(Chunk {
-                first,
-                out: Output::new(&part, state.dtype(), Want::ENERGY),
-                batch: part,
-                good: state.phase.clone(),
-                state,
+                shown: Shown::part(&batch, state, first..first + size, Fetch::ALL)?,
                 provider: Provider::Host(provider.fork()?),
                 propagator: propagator.fork(),
                 noise,
                 scale: Vec::new(),
-                fresh: Fetch::ALL,
-                frozen: vec![false; size],
                 restores: vec![0; size],
                 divergences: Vec::new(),
                 failure: None,
             });
             first += size;
         }
-        let mut ensemble = Ensemble { pool, batch, chunks, places, guard };
+        let mut ensemble = Ensemble { pool, batch, chunks, far: None, places, guard };
         ensemble.each(Chunk::prepare)?;
         Ok(ensemble)
     }
@@ -410,32 +426,52 @@ impl Ensemble {
         }
         let replicas = batch.replicas();
         let chunk = Chunk {
-            first: 0,
-            out: Output::new(&batch, state.dtype(), Want::ENERGY),
-            batch: batch.clone(),
-            good: state.phase.clone(),
-            state: state.clone(),
+            shown: Shown::part(&batch, state, 0..replicas, Fetch::default())?,
             provider: Provider::Device(Box::new(DeviceProvider::new(device, provider)?)),
             propagator: propagator.fork(),
             noise,
             scale: vec![1.0; replicas],
-            fresh: Fetch::default(),
-            frozen: vec![false; replicas],
             restores: vec![0; replicas],
             divergences: Vec::new(),
             failure: None,
         };
         let places = (0..replicas).map(|b| (0, b as u32)).collect();
-        let mut ensemble = Ensemble { pool, batch, chunks: vec![chunk], places, guard };
+        let mut ensemble = Ensemble { pool, batch, chunks: vec![chunk], far: None, places, guard };
         ensemble.each(Chunk::prepare)?;
         Ok(ensemble)
     }
 
-    /// Brings what `what` names from the device to the host; nothing to do where the replicas are on the host.
+    /// All replicas of `batch` in `state`: the first of `shares` are those of this ensemble, the others go to the other processes
+    /// of `messages`, which [serve](crate::ranks::serve). Accessors of what changes there show what was
+    /// [fetched](Ensemble::fetch) last.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// Where shares and replicas do not fit together, a process cannot begin, or a connection is lost.
+    pub fn across(mut self, batch: Batch, state: &State, messages: Arc<dyn Messages>, shares: &[Range<usize>]) -> Result<Self> {
+        check_sizes(&batch, state)?;
+        let joined = shares.iter().try_fold(0, |end, share| (share.start == end && !share.is_empty()).then_some(share.end));
+        if shares.len() != messages.ranks() || joined != Some(batch.replicas()) || shares[0].len() != self.replicas() {
+            return invalid(format!("shares {shares:?} are not of {} replicas in {} processes", batch.replicas(), messages.ranks()));
+        }
+        let mut shown = Vec::with_capacity(shares.len() - 1);
+        for share in &shares[1..] {
+            let place = (self.chunks.len() + shown.len()) as u32;
+            self.places.extend((0..share.len()).map(|b| (place, b as u32)));
+            shown.push(Shown::part(&batch, state, share.clone(), Fetch::default())?);
+        }
+        self.far = Some(Far::begin(messages, shown)?);
+        self.batch = batch;
+        Ok(self)
+    }
+
+    /// Brings what `what` names here from the device or from other processes; nothing to do where the replicas are on the host.
+    ///
+    /// # Errors
+    /// Where the device fails, or a connection is lost.
     pub fn fetch(&mut self, what: Fetch) -> Result<()> {
+        if let Some(far) = &mut self.far {
+            far.ask_for(what)?;
+        }
         self.each(|chunk| chunk.fetch(what))
     }
 
@@ -460,7 +496,12 @@ impl Ensemble {
     /// Those of the provider; [`Error::Diverged`] after the guard's policy.
     pub fn run(&mut self, steps: u64) -> Result<()> {
         let guard = self.guard;
-        self.each(|chunk| chunk.run(steps, &guard))
+        if let Some(far) = &mut self.far {
+            far.run(steps)?;
+        }
+        let near = self.each(|chunk| chunk.run(steps, &guard));
+        let State { step, clock, .. } = self.chunks[0].shown.state;
+        near.and(self.far.as_mut().map_or(Ok(()), |far| far.ran(step, clock)))
     }
 
     /// Fills what `want` names at the present positions.
@@ -468,7 +509,11 @@ impl Ensemble {
     /// # Errors
     /// Those of the provider.
     pub fn evaluate(&mut self, want: Want) -> Result<()> {
-        self.each(|chunk| chunk.evaluate(want))
+        if let Some(far) = &mut self.far {
+            far.evaluate(want)?;
+        }
+        let near = self.each(|chunk| chunk.evaluate(want));
+        near.and(self.far.as_mut().map_or(Ok(()), |far| far.evaluated(want)))
     }
 
     /// Who is who.
@@ -483,35 +528,40 @@ impl Ensemble {
 
     /// Trial moves of all replicas since the ensemble was made; `None` where every step counts.
     pub fn acceptance(&self) -> Option<Acceptance> {
-        self.chunks.iter().try_fold(Acceptance::default(), |sum, chunk| {
-            let Acceptance { tried, accepted } = chunk.propagator.acceptance()?;
+        let near = self.chunks.iter().map(|chunk| chunk.propagator.acceptance());
+        near.chain(self.far.iter().flat_map(Far::acceptance)).try_fold(Acceptance::default(), |sum, part| {
+            let Acceptance { tried, accepted } = part?;
             Some(Acceptance { tried: sum.tried + tried, accepted: sum.accepted + accepted })
         })
     }
 
-    /// Number of chunks: at most one per thread.
+    /// Number of chunks in this process: at most one per thread.
     pub fn chunks(&self) -> usize {
         self.chunks.len()
     }
 
     /// Steps done since the start of the run.
     pub fn step(&self) -> u64 {
-        self.chunks[0].state.step
+        self.chunks[0].shown.state.step
     }
 
     /// The element type of the phase.
     pub fn dtype(&self) -> DType {
-        self.chunks[0].state.dtype()
+        self.chunks[0].shown.state.dtype()
     }
 
-    fn place(&self, replica: usize) -> (&Chunk, usize) {
-        let (chunk, b) = self.places[replica];
-        (&self.chunks[chunk as usize], b as usize)
+    /// All chunks, then all other processes, in the order of their replicas.
+    fn shown(&self) -> impl Iterator<Item = &Shown> {
+        self.chunks.iter().map(|c| &c.shown).chain(self.far.iter().flat_map(|f| &f.shown))
     }
 
-    fn place_mut(&mut self, replica: usize) -> (&mut Chunk, usize) {
-        let (chunk, b) = self.places[replica];
-        (&mut self.chunks[chunk as usize], b as usize)
+    fn place(&self, replica: usize) -> (&Shown, usize) {
+        let (place, b) = self.places[replica];
+        let shown = match (self.chunks.get(place as usize), &self.far) {
+            (None, Some(far)) => &far.shown[place as usize - self.chunks.len()],
+            _ => &self.chunks[place as usize].shown,
+        };
+        (shown, b as usize)
     }
 
     /// The system of a replica.
@@ -521,90 +571,100 @@ impl Ensemble {
 
     /// Positions `[N, 3]` of a replica in nm.
     pub fn positions(&self, replica: usize) -> View<'_> {
-        let (chunk, b) = self.place(replica);
-        debug_assert!(chunk.fresh.positions, "positions were not fetched");
-        chunk.state.phase.part(chunk.ranges(b)[0].clone())
+        let (shown, b) = self.place(replica);
+        debug_assert!(shown.fresh.positions, "positions were not fetched");
+        shown.state.phase.part(shown.ranges(b)[0].clone())
     }
 
     /// Velocities `[N, 3]` of a replica in nm/ps.
     pub fn velocities(&self, replica: usize) -> View<'_> {
-        let (chunk, b) = self.place(replica);
-        debug_assert!(chunk.fresh.velocities, "velocities were not fetched");
-        chunk.state.phase.part(chunk.ranges(b)[1].clone())
+        let (shown, b) = self.place(replica);
+        debug_assert!(shown.fresh.velocities, "velocities were not fetched");
+        shown.state.phase.part(shown.ranges(b)[1].clone())
     }
 
     /// Positions `[N, 3]` of a replica when it was last seen in range.
     pub fn last_good_positions(&self, replica: usize) -> View<'_> {
-        let (chunk, b) = self.place(replica);
-        chunk.good.part(chunk.ranges(b)[0].clone())
+        let (shown, b) = self.place(replica);
+        shown.good.part(shown.ranges(b)[0].clone())
     }
 
     /// Forces `[N, 3]` on a replica in kJ/mol/nm.
     pub fn forces(&self, replica: usize) -> View<'_> {
-        let (chunk, b) = self.place(replica);
-        debug_assert!(chunk.fresh.forces, "forces were not fetched");
-        chunk.out.forces.part(chunk.batch.range3(b))
+        let (shown, b) = self.place(replica);
+        debug_assert!(shown.fresh.forces, "forces were not fetched");
+        shown.out.forces.part(shown.batch.range3(b))
     }
 
     /// Periodic cell of a replica.
     pub fn cell(&self, replica: usize) -> Option<&crate::state::Cell> {
-        let (chunk, b) = self.place(replica);
-        chunk.state.cells.as_ref().map(|c| &c[b])
+        let (shown, b) = self.place(replica);
+        shown.state.cells.as_ref().map(|c| &c[b])
     }
 
     /// Potential energy in kJ/mol of a replica, as last evaluated.
     pub fn energy(&self, replica: usize) -> f64 {
-        let (chunk, b) = self.place(replica);
-        chunk.out.energy[b]
+        let (shown, b) = self.place(replica);
+        shown.out.energy[b]
     }
 
     /// Kinetic energy in kJ/mol of a replica.
     pub fn kinetic_energy(&self, replica: usize) -> f64 {
-        let (chunk, b) = self.place(replica);
-        debug_assert!(chunk.fresh.velocities, "velocities were not fetched");
-        chunk.state.kinetic_energy(&chunk.batch, b)
+        let (shown, b) = self.place(replica);
+        debug_assert!(shown.fresh.velocities, "velocities were not fetched");
+        shown.state.kinetic_energy(&shown.batch, b)
     }
 
     /// The thermostat's kT of a replica in kJ/mol.
     pub fn kt(&self, replica: usize) -> f64 {
-        let (chunk, b) = self.place(replica);
-        chunk.state.kt[b]
+        let (shown, b) = self.place(replica);
+        shown.state.kt[b]
     }
 
     /// Sets the thermostat's kT of a replica and scales its velocities by `√(kT′/kT)`, which keeps the distribution of
     /// velocities canonical.
     pub fn set_kt(&mut self, replica: usize, kt: f64) {
-        let (chunk, b) = self.place_mut(replica);
-        let old = chunk.state.kt[b];
-        chunk.state.kt[b] = kt;
+        let (place, b) = (self.places[replica].0 as usize, self.places[replica].1 as usize);
+        let chunks = self.chunks.len();
+        let Some(chunk) = self.chunks.get_mut(place) else {
+            if let Some(far) = &mut self.far {
+                let shown = &mut far.shown[place - chunks];
+                (shown.state.kt[b], shown.fresh.velocities) = (kt, false);
+                far.kt[place - chunks].push((b, kt));
+            }
+            return;
+        };
+        let old = chunk.shown.state.kt[b];
+        chunk.shown.state.kt[b] = kt;
         if old > 0.0 && kt != old {
             let factor = (kt / old).sqrt();
             if let Some(scale) = chunk.scale.get_mut(b) {
                 *scale *= factor;
-                chunk.fresh.velocities = false;
+                chunk.shown.fresh.velocities = false;
                 return;
             }
-            for k in chunk.ranges(b)[1].clone() {
-                let v = chunk.state.phase.get(k);
-                chunk.state.phase.set(k, v * factor);
+            for k in chunk.shown.ranges(b)[1].clone() {
+                let v = chunk.shown.state.phase.get(k);
+                chunk.shown.state.phase.set(k, v * factor);
             }
         }
     }
 
     /// True where a replica diverged and was frozen.
     pub fn is_frozen(&self, replica: usize) -> bool {
-        let (chunk, b) = self.place(replica);
-        chunk.frozen[b]
+        let (shown, b) = self.place(replica);
+        shown.frozen[b]
     }
 
     /// Replicas that were frozen or restored since the last call.
     pub fn take_divergences(&mut self) -> Vec<Divergence> {
-        self.chunks.iter_mut().flat_map(|c| c.divergences.drain(..)).collect()
+        let near = self.chunks.iter_mut().flat_map(|c| c.divergences.drain(..));
+        near.chain(self.far.iter_mut().flat_map(Far::take_divergences)).collect()
     }
 
     /// The state of all replicas together, as given to [`Ensemble::new`].
     pub fn state(&self) -> State {
-        let first = &self.chunks[0].state;
+        let first = &self.chunks[0].shown.state;
         let mut whole = State {
             phase: Array::zeros(first.dtype(), 6 * self.batch.atoms()),
             cells: first.cells.is_some().then(Vec::new),
@@ -613,16 +673,17 @@ impl Ensemble {
             clock: first.clock,
         };
         let half = 3 * self.batch.atoms();
-        for chunk in &self.chunks {
-            debug_assert!(chunk.fresh.positions && chunk.fresh.velocities, "the phase was not fetched");
-            let start = self.batch.range3(chunk.first).start;
-            let n = chunk.state.phase.len() / 2;
+        let mut start = 0;
+        for shown in self.shown() {
+            debug_assert!(shown.fresh.positions && shown.fresh.velocities, "the phase was not fetched");
+            let n = shown.state.phase.len() / 2;
             for k in 0..n {
-                whole.phase.set(start + k, chunk.state.phase.get(k));
-                whole.phase.set(half + start + k, chunk.state.phase.get(n + k));
+                whole.phase.set(start + k, shown.state.phase.get(k));
+                whole.phase.set(half + start + k, shown.state.phase.get(n + k));
             }
-            whole.kt.extend(&chunk.state.kt);
-            if let (Some(whole), Some(cells)) = (&mut whole.cells, &chunk.state.cells) {
+            start += n;
+            whole.kt.extend(&shown.state.kt);
+            if let (Some(whole), Some(cells)) = (&mut whole.cells, &shown.state.cells) {
                 whole.extend(cells);
             }
         }
@@ -638,13 +699,21 @@ impl Ensemble {
         if state.dtype() != self.dtype() || frozen.len() != self.replicas() {
             return invalid(format!("a state in {} does not fit a run in {}", state.dtype(), self.dtype()));
         }
+        let mut first = 0;
         for chunk in &mut self.chunks {
-            let which = chunk.first..chunk.first + chunk.batch.replicas();
-            chunk.state = part_of(&self.batch, state, which.clone());
-            chunk.good = chunk.state.phase.clone();
-            chunk.frozen.copy_from_slice(&frozen[which]);
+            let which = first..first + chunk.shown.batch.replicas();
+            first = which.end;
+            chunk.shown.restore(&self.batch, state, which, frozen);
             chunk.restores.fill(0);
             chunk.scale.fill(1.0);
+        }
+        if let Some(far) = &mut self.far {
+            for shown in &mut far.shown {
+                let which = first..first + shown.batch.replicas();
+                first = which.end;
+                shown.restore(&self.batch, state, which, frozen);
+            }
+            far.restore()?;
         }
         self.each(Chunk::prepare)
     }
@@ -680,10 +749,18 @@ fn part_of(batch: &Batch, state: &State, which: Range<usize>) -> State {
     }
 }
 
+/// Replicas in one vector.
+pub(crate) fn lanes_of(dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => simd::lanes::<f32>(),
+        DType::F64 => simd::lanes::<f64>(),
+    }
+}
+
 /// Replicas per chunk. With enough replicas to give every thread whole vectors of them, chunks are multiples of the lanes,
 /// shared out as evenly as possible; with fewer, every thread gets its share of replicas even if that leaves lanes empty,
 /// since a half-empty vector costs no more time than a full one on one thread.
-fn chunk_sizes(replicas: usize, lanes: usize, threads: usize) -> Vec<usize> {
+pub(crate) fn chunk_sizes(replicas: usize, lanes: usize, threads: usize) -> Vec<usize> {
     let groups = replicas.div_ceil(lanes);
     let threads = threads.max(1);
     if groups >= threads {

@@ -160,7 +160,7 @@ impl Capabilities {
 }
 
 /// Which quantities an evaluation fills, besides forces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Energy per replica.
     pub energy: bool,

@@ -17,6 +17,7 @@ pub mod lane;
 pub mod metropolis;
 pub mod noise;
 pub mod propagator;
+pub mod ranks;
 pub mod relax;
 pub mod simd;
 pub mod state;

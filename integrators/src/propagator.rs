@@ -6,6 +6,7 @@ use crate::force::{ForceProvider, Input, Output, Want};
 use crate::fused::Plan;
 use crate::noise::Noise;
 use crate::state::State;
+use serde::{Deserialize, Serialize};
 
 /// Everything one propagator step works on: one batch of replicas, in one thread.
 pub struct Context<'a> {
@@ -50,7 +51,7 @@ pub enum Progress {
 }
 
 /// How many trial moves were tried and accepted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
     /// Trial moves.
     pub tried: u64,

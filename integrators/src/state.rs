@@ -3,12 +3,13 @@
 use crate::array::{Array, DType, View};
 use crate::batch::Batch;
 use crate::error::{Result, invalid};
+use serde::{Deserialize, Serialize};
 
 /// Box vectors as rows `a, b, c`, row-major, in nm.
 pub type Cell = [f64; 9];
 
 /// What the run's clock measures.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Clock {
     /// Physical time in ps (reduced time for toys).
     Physical {

@@ -12,6 +12,7 @@ use crate::fused::{Plan, Stage};
 use crate::noise::Noise;
 use crate::state::State;
 use crate::system::System;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// As in `kernels/step.cu`.
@@ -24,7 +25,7 @@ const DIVERGED: i32 = 2;
 const SHARED_PER_WARP: usize = 10 << 10;
 
 /// What is brought from a device to the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
     /// Positions.
     pub positions: bool,
