@@ -12,6 +12,7 @@ pub mod embed;
 pub mod error;
 pub mod generation;
 pub mod io;
+pub mod ranks;
 pub mod report;
 pub mod runtime;
 pub mod signals;

@@ -7,6 +7,7 @@ mod bias;
 mod free_energies;
 mod merge;
 mod outputs;
+mod ranks;
 mod start;
 
 use crate::analysis::statistics::block_average_of;
@@ -15,6 +16,7 @@ use crate::checkpoint::{Checkpoint, FILE, Fnv, Header};
 use crate::config::{RunConfig, RunSettings, Sampling, Subject};
 use crate::error::{Error, Result, usage};
 use crate::io::{Frame, subsystem, write_atomically, write_frames};
+use crate::ranks::Ranks;
 use crate::report::free_energy::FreeEnergyAccumulator;
 use crate::report::log::{Row, read_series};
 use crate::report::progress::Progress;
@@ -25,10 +27,11 @@ use bias::Biasing;
 pub use merge::merge;
 use outputs::{Set, Written};
 use scorefield_integrators::dynamics::kinetic_temperature;
+use scorefield_integrators::ranks::Messages;
 use scorefield_integrators::{
     Batch, Clock, DType, Device, DeviceProvider, Ensemble, Exchange, Fetch, ForceProvider, Noise, State, UnitSystem, Want, simd,
 };
-use scorefield_models::bias::Biased;
+use scorefield_models::bias::{Bias, Biased};
 use scorefield_models::scoremd::domain::Domain;
 use start::Loaded;
 pub(crate) use start::own_system;
@@ -74,6 +77,7 @@ pub struct Simulation {
     has_energy: bool,
     divergences: Vec<DivergenceSummary>,
     threads: usize,
+    processes: usize,
     stepping: Duration,
     stepped: u64,
 }
@@ -84,10 +88,15 @@ pub struct Simulation {
 /// Where settings, input or output are wrong, or the run fails.
 pub fn command(settings: RunSettings, runtime: &Runtime) -> Result<Outcome> {
     let interrupt = Interrupt::install()?;
+    let ranks = settings.run().mpi.unwrap_or(false).then(Ranks::join).transpose()?;
+    let others = ranks.as_ref().map(Ranks::messages);
+    if let Some(messages) = others.filter(|m| m.rank() > 0) {
+        return ranks::assist(&**messages, runtime);
+    }
     let summary_file = settings.run().summary.clone();
     let mut simulation = match settings.run().resume.clone() {
-        Some(directory) => Simulation::resume(settings, &directory, runtime)?,
-        None => Simulation::begin(settings, runtime)?,
+        Some(directory) => Simulation::resume(settings, &directory, others, runtime)?,
+        None => Simulation::begin(settings, others, runtime)?,
     };
     simulation.describe(runtime);
     // A process that was ended after its last step may not have come to its summary.
@@ -119,11 +128,11 @@ pub fn command(settings: RunSettings, runtime: &Runtime) -> Result<Outcome> {
 }
 
 impl Simulation {
-    /// A new run.
+    /// A new run, in several processes where there are `others`.
     ///
     /// # Errors
     /// Where settings or input are wrong, or the output directory holds another run.
-    pub fn begin(mut settings: RunSettings, runtime: &Runtime) -> Result<Self> {
+    pub fn begin(mut settings: RunSettings, others: Option<&Arc<dyn Messages>>, runtime: &Runtime) -> Result<Self> {
         let overwrite = settings.run().overwrite == Some(true);
         settings.choose_model();
         let loaded = start::load(settings.run(), runtime.quiet)?;
@@ -143,7 +152,7 @@ impl Simulation {
         if let Some(device) = &device {
             header.device = device.kind().to_owned();
         }
-        let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |config, batch, written| {
+        let mut simulation = Self::build(config, header, loaded, dtype, device, others, runtime, |config, batch, written| {
             outputs::open(config, batch, written, overwrite, None)
         })?;
         if let Some(biasing) = &mut simulation.biasing {
@@ -157,11 +166,11 @@ impl Simulation {
         Ok(simulation)
     }
 
-    /// The run in `directory`, from its checkpoint on.
+    /// The run in `directory`, from its checkpoint on; in several processes where there are `others`, now as then or not.
     ///
     /// # Errors
     /// Where there is no checkpoint, where bits would differ, or where flags ask for another run.
-    pub fn resume(flags: RunSettings, directory: &Path, runtime: &Runtime) -> Result<Self> {
+    pub fn resume(flags: RunSettings, directory: &Path, others: Option<&Arc<dyn Messages>>, runtime: &Runtime) -> Result<Self> {
         let mut saved = Checkpoint::read(directory)?;
         if runtime.global.isa.is_none() {
             // An instruction set that is lacking shows in the check below.
@@ -186,7 +195,7 @@ impl Simulation {
         let tables = std::mem::take(&mut saved.header.tables);
         let dtype = saved.dtype();
         let remote = loaded.remote || config.plumed.is_some();
-        let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |_, _, _| Ok(Vec::new()))?;
+        let mut simulation = Self::build(config, header, loaded, dtype, device, others, runtime, |_, _, _| Ok(Vec::new()))?;
         simulation.restore(saved, directory, remote, runtime)?;
         // Files are cut only after everything else was found to fit.
         simulation.sets = outputs::open(&simulation.config, simulation.ensemble.batch(), simulation.written.as_ref(), false, Some(&files))?;
@@ -207,6 +216,7 @@ impl Simulation {
         mut loaded: Loaded,
         dtype: DType,
         device: Option<Device>,
+        others: Option<&Arc<dyn Messages>>,
         runtime: &Runtime,
         open: impl FnOnce(&RunConfig, &Batch, Option<&Written>) -> Result<Vec<Set>>,
     ) -> Result<Self> {
@@ -222,18 +232,12 @@ impl Simulation {
         header.replicas = start::share(&config, loaded.frames.len())?.total;
         let (batch, state) = start::replicate(&loaded.frames, &loaded.starts, &config, dtype, header.seed)?;
         let noise = Noise::new(header.seed);
-        let propagator = config.integrator.build(config.units, config.remove_drift)?;
         let sets = open(&config, &batch, written.as_ref())?;
         let freedom = batch.systems().iter().map(|s| start::degrees_of_freedom(s, &config)).collect();
         let free_energy = free_energy(&config, &batch, header.replicas);
         let (first, here) = (batch.id(0) as usize, batch.replicas());
         let bias = start::bias(&config, first..first + here)?.map(Arc::new);
-        let provider = match &bias {
-            Some(bias) if !config.bias.is_empty() => {
-                Box::new(Biased::new(loaded.provider, bias.clone()).map_err(|e| Error::Usage(format!("--bias: {e}")))?)
-            }
-            _ => loaded.provider,
-        };
+        let provider = biased(loaded.provider, bias.as_ref(), &config)?;
         let provider: Box<dyn ForceProvider> = match &config.plumed {
             Some(input) => {
                 let settings = PlumedSettings {
@@ -250,10 +254,13 @@ impl Simulation {
             None => provider,
         };
         let biasing = bias.map(|bias| Biasing::new(bias, &config));
-        let (provider, pool) = (&*provider, runtime.pool.clone());
-        let ensemble = match &device {
-            None => Ensemble::new(batch, &state, provider, &*propagator, noise, pool, config.guard)?,
-            Some(device) => Ensemble::on_device(batch, &state, provider, &*propagator, noise, pool, config.guard, device)?,
+        let ensemble = match others {
+            None => ensemble(batch, &state, &*provider, &config, noise, device.as_ref(), runtime)?,
+            Some(others) => {
+                ranks::check(&config, loaded.remote)?;
+                let near = |batch, state: &State| ensemble(batch, state, &*provider, &config, noise, device.as_ref(), runtime);
+                ranks::share_out(batch, &state, near, &header, others)?
+            }
         };
         let exchange = match &config.sampling {
             Sampling::Constant { .. } => None,
@@ -282,6 +289,7 @@ impl Simulation {
             has_energy: energy,
             divergences: Vec::new(),
             threads: runtime.threads(),
+            processes: others.map_or(1, |m| m.ranks()),
             stepping: Duration::ZERO,
             stepped: 0,
         })
@@ -363,9 +371,10 @@ impl Simulation {
             (Some(t), _) => format!("{t}{unit}"),
             _ => String::new(),
         };
+        let each = if self.processes > 1 { format!(" in each of {} processes", self.processes) } else { String::new() };
         let place = match &self.device {
-            None => format!("{}, {}, {}", simd::current_isa(), self.ensemble.dtype(), plural(self.threads, "thread")),
-            Some(device) => format!("{}, {}", device.name(), self.ensemble.dtype()),
+            None => format!("{}, {}, {}{each}", simd::current_isa(), self.ensemble.dtype(), plural(self.threads, "thread")),
+            Some(device) => format!("{}, {}{each}", device.name(), self.ensemble.dtype()),
         };
         let all = self.header.replicas;
         let of = if all > batch.replicas() { format!(" (from number {} of {all})", batch.id(0)) } else { String::new() };
@@ -700,6 +709,7 @@ impl Simulation {
             isa: simd::current_isa().name(),
             dtype: self.ensemble.dtype(),
             threads: self.threads,
+            processes: self.processes,
             replicas,
             atoms: self.ensemble.batch().atoms(),
             steps: self.step(),
@@ -740,6 +750,34 @@ fn free_energy(config: &RunConfig, batch: &Batch, all: usize) -> Option<FreeEner
     (config.units == UnitSystem::Si && config.log_every > 0 && config.bias.is_empty() && config.plumed.is_none())
         .then(|| FreeEnergyAccumulator::for_system(batch.system(0), replicas))
         .flatten()
+}
+
+/// The provider with the biases of the settings.
+fn biased(provider: Box<dyn ForceProvider>, bias: Option<&Arc<Bias>>, config: &RunConfig) -> Result<Box<dyn ForceProvider>> {
+    Ok(match bias {
+        Some(bias) if !config.bias.is_empty() => {
+            Box::new(Biased::new(provider, bias.clone()).map_err(|e| Error::Usage(format!("--bias: {e}")))?)
+        }
+        _ => provider,
+    })
+}
+
+/// Replicas under the scheme of the settings, where the settings want them.
+fn ensemble(
+    batch: Batch,
+    state: &State,
+    provider: &dyn ForceProvider,
+    config: &RunConfig,
+    noise: Noise,
+    device: Option<&Device>,
+    runtime: &Runtime,
+) -> Result<Ensemble> {
+    let propagator = config.integrator.build(config.units, config.remove_drift)?;
+    let pool = runtime.pool.clone();
+    Ok(match device {
+        None => Ensemble::new(batch, state, provider, &*propagator, noise, pool, config.guard)?,
+        Some(device) => Ensemble::on_device(batch, state, provider, &*propagator, noise, pool, config.guard, device)?,
+    })
 }
 
 /// The device that the settings name, where it is not the host; before anything is written.

@@ -9,6 +9,7 @@ mod ensemble;
 mod farm;
 mod generation;
 mod molecules;
+mod mpi;
 mod peers;
 mod physics;
 mod plumed;

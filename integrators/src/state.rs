@@ -58,6 +58,25 @@ impl State {
         Ok(State { phase, cells: None, kt: vec![0.0; batch.replicas()], step: 0, clock: Clock::Physical { time: 0.0 } })
     }
 
+    /// The state of replicas `which` of `batch` alone.
+    pub fn part(&self, batch: &Batch, which: std::ops::Range<usize>) -> State {
+        let range = which.clone().map(|b| batch.range3(b)).reduce(|all, next| all.start..next.end).unwrap_or(0..0);
+        let (start, end) = (range.start, range.end);
+        let half = self.phase.len() / 2;
+        let mut phase = Array::zeros(self.dtype(), 2 * (end - start));
+        for k in 0..end - start {
+            phase.set(k, self.phase.get(start + k));
+            phase.set(end - start + k, self.phase.get(half + start + k));
+        }
+        State {
+            phase,
+            cells: self.cells.as_ref().map(|c| c[which.clone()].to_vec()),
+            kt: self.kt[which].to_vec(),
+            step: self.step,
+            clock: self.clock,
+        }
+    }
+
     /// The element type of the phase.
     pub fn dtype(&self) -> DType {
         self.phase.dtype()

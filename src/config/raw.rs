@@ -102,6 +102,10 @@ pub struct RunFlags {
     /// `scorefield merge` joins the parts. Of replica exchange, whole copies of the ladder
     #[arg(long, value_name = "RANGE", help_heading = "Dynamics")]
     pub replica_range: Option<String>,
+    /// Share replicas out over the processes of mpirun, with the bits of one process; for programs built with `--features mpi`
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Dynamics")]
+    #[serde(skip)]
+    pub mpi: Option<bool>,
     /// Atoms that do not move, as a selection: `name CA`, `0-4,8`
     #[arg(long, value_name = "SELECTION", help_heading = "Dynamics")]
     pub freeze: Option<String>,

@@ -81,6 +81,8 @@ pub struct Summary {
     pub dtype: DType,
     /// Threads.
     pub threads: usize,
+    /// Processes that shared out the replicas, each with so many threads.
+    pub processes: usize,
     /// Replicas.
     pub replicas: usize,
     /// Atoms of all replicas.
@@ -215,7 +217,10 @@ impl fmt::Display for Summary {
             speed(self.steps_per_second, self.ns_per_day.map(|ns| ns / 86_400.0 / self.steps_per_second))
         )?;
         match self.device.as_str() {
-            "cpu" => write!(f, "{}, {}, {}, seed {}", self.isa, self.dtype, plural(self.threads, "thread"), self.seed),
+            "cpu" => {
+                let each = if self.processes > 1 { format!(" in each of {} processes", self.processes) } else { String::new() };
+                write!(f, "{}, {}, {}{each}, seed {}", self.isa, self.dtype, plural(self.threads, "thread"), self.seed)
+            }
             device => write!(f, "{device}, {}, seed {}", self.dtype, self.seed),
         }
     }

@@ -201,7 +201,7 @@ impl Simulation {
         header.version = env!("CARGO_PKG_VERSION").into();
         header.tables.clear();
         let (dtype, remote) = (first.saved.dtype(), loaded.remote);
-        let mut simulation = Self::build(config, header, loaded, dtype, device, runtime, |_, _, _| Ok(Vec::new()))?;
+        let mut simulation = Self::build(config, header, loaded, dtype, device, None, runtime, |_, _, _| Ok(Vec::new()))?;
         if simulation.header.replicas != first.saved.header.replicas {
             let what = "the start structures are not as many as when the run began; restore the file".into();
             return Err(Error::Checkpoint { path: first.directory.join(FILE), what });

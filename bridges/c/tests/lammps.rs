@@ -118,29 +118,32 @@ fn lammps_says_what_cannot_be() {
     refused(1, "metal", &lammps.ours(ARGON).replace("Ar Ar", "Ar"), "for each of the 2 atom types");
 }
 
-/// Water from a learned potential, domain by domain: two processes do what one does, and the total energy stays.
-#[test]
-fn lammps_conserves_energy_with_ani() {
-    let Some(weights) = crate::domains::reference("weights/ani/ani2x_8x_hcnof.safetensors") else { return };
-    let Some(lammps) = Lammps::new() else { return };
-    let water = [(1, [0.0, 0.0, 0.0]), (2, [0.757, 0.586, 0.0]), (2, [-0.757, 0.586, 0.0])];
-    let rows: Vec<String> = (0..24)
+/// Molecules of a learned potential in a periodic box, domain by domain: two processes do what one does, and the total energy
+/// stays. `spacing` is in Å, `elements` are those of the types from 1 on.
+fn conserves_energy(lammps: &Lammps, model: &str, elements: &[(&str, f64)], molecule: &[(usize, [f64; 3])], spacing: f64) {
+    let rows: Vec<String> = (0..8 * molecule.len())
         .map(|i| {
-            let (molecule, (kind, x)) = (i / 3, water[i % 3]);
-            let cell = [molecule % 2, molecule / 2 % 2, molecule / 4].map(|k| 4.0 * k as f64 + 1.0);
+            let (number, (kind, x)) = (i / molecule.len(), molecule[i % molecule.len()]);
+            let cell = [number % 2, number / 2 % 2, number / 4].map(|k| spacing * k as f64 + 1.0);
             // Every second molecule is turned by a right angle.
-            let [x, y, z] = if molecule % 2 == 0 { x } else { [x[1], x[2], x[0]] };
+            let [x, y, z] = if number % 2 == 0 { x } else { [x[1], x[2], x[0]] };
             format!("{} {kind} {} {} {}", i + 1, cell[0] + x, cell[1] + y, cell[2] + z)
         })
         .collect();
-    let head =
-        "water\n\n24 atoms\n2 atom types\n0 8 xlo xhi\n0 8 ylo yhi\n0 8 zlo zhi\n\nMasses\n\n1 15.999\n2 1.008\n\nAtoms # atomic\n\n";
-    std::fs::write(lammps.directory.path().join("data.water"), format!("{head}{}\n", rows.join("\n"))).unwrap();
-    let model = format!("ani2x:weights={}", weights.display());
-    let input = lammps.directory.path().join("in.water");
-    let forces = plugin_lines(&lammps.plugin, &model).replace("Ar Ar", "O H");
+    let (edge, atoms, types) = (2.0 * spacing, rows.len(), elements.len());
+    let masses: Vec<String> = elements.iter().enumerate().map(|(k, (_, mass))| format!("{} {mass}", k + 1)).collect();
+    let data = format!(
+        "molecules\n\n{atoms} atoms\n{types} atom types\n0 {edge} xlo xhi\n0 {edge} ylo yhi\n0 {edge} zlo zhi\n\nMasses\n\n{}\n\n\
+         Atoms # atomic\n\n{}\n",
+        masses.join("\n"),
+        rows.join("\n")
+    );
+    std::fs::write(lammps.directory.path().join("data.molecules"), data).unwrap();
+    let input = lammps.directory.path().join("in.molecules");
+    let names: Vec<&str> = elements.iter().map(|e| e.0).collect();
+    let forces = plugin_lines(&lammps.plugin, model).replace("Ar Ar", &names.join(" "));
     let text = format!(
-        "units metal\natom_style atomic\nread_data data.water\n{forces}neighbor 1.0 bin\nvelocity all create 300 4711 loop geom\n\
+        "units metal\natom_style atomic\nread_data data.molecules\n{forces}neighbor 1.0 bin\nvelocity all create 300 4711 loop geom\n\
          fix 1 all nve\nthermo 20\nthermo_style custom step pe etotal\nthermo_modify format float %.15g\ntimestep 0.0002\nrun 200\n"
     );
     std::fs::write(&input, text).unwrap();
@@ -151,4 +154,33 @@ fn lammps_conserves_energy_with_ani() {
         assert!((one[2] - tables[0][0][2]).abs() < 2e-3 * kinetic, "{one:?} of {:?}", tables[0][0]);
     }
     assert!((tables[0][10][1] - tables[0][0][1]).abs() > 0.01 * kinetic, "nothing moved");
+}
+
+#[test]
+fn lammps_conserves_energy_with_ani() {
+    let Some(weights) = crate::domains::reference("weights/ani/ani2x_8x_hcnof.safetensors") else { return };
+    let Some(lammps) = Lammps::new() else { return };
+    let water = [(1, [0.0, 0.0, 0.0]), (2, [0.757, 0.586, 0.0]), (2, [-0.757, 0.586, 0.0])];
+    conserves_energy(&lammps, &format!("ani2x:weights={}", weights.display()), &[("O", 15.999), ("H", 1.008)], &water, 4.0);
+}
+
+/// Messages of a PaiNN cross domains: ghosts reach as far as all its layers do.
+#[test]
+fn lammps_conserves_energy_with_painn() {
+    let Some(lammps) = Lammps::new() else { return };
+    let ethanol = [
+        (1, [1.168, -0.404, 0.0]),
+        (1, [0.0, 0.559, 0.0]),
+        (2, [-1.190, -0.215, 0.0]),
+        (3, [-1.946, 0.381, 0.0]),
+        (3, [0.043, 1.208, 0.886]),
+        (3, [0.043, 1.208, -0.886]),
+        (3, [2.115, 0.144, 0.0]),
+        (3, [1.129, -1.037, 0.885]),
+        (3, [1.129, -1.037, -0.885]),
+    ];
+    let weights = here().join("../../data/models/ethanol/painn-small.safetensors");
+    let elements = [("C", 12.011), ("O", 15.999), ("H", 1.008)];
+    // So far apart that molecules do not meet: the model knows one of them.
+    conserves_energy(&lammps, &weights.display().to_string(), &elements, &ethanol, 9.0);
 }

@@ -318,6 +318,84 @@ def test_lammps():
     assert np.allclose(seen[0], seen[1], rtol=1e-9, atol=1e-7), seen
 
 
+def test_torch_sim():
+    """Against energies of torch-sim's own Lennard-Jones model and our ASE calculator; integrators and minimisers on our forces."""
+    try:
+        import torch
+        import torch_sim as ts
+        from torch_sim.models.lennard_jones import LennardJonesModel
+    except ImportError as error:
+        print(f"skipped: torch-sim cannot be loaded: {error}")
+        return
+    from ase.build import bulk, molecule
+
+    from scorefield.ase import Calculator
+    from scorefield.torchsim import Model
+
+    def states(atoms, periodic=True):
+        state = ts.io.atoms_to_state(atoms, torch.device("cpu"), torch.float64)
+        if not periodic:
+            state.pbc = torch.zeros(3, dtype=torch.bool) if torch.is_tensor(state.pbc) else False
+        return state
+
+    crystals = [bulk("Ar", "fcc", a=5.3, cubic=True).repeat(k) for k in ((4, 4, 4), (4, 4, 5), (4, 4, 4))]
+    for k, atoms in enumerate(crystals):
+        atoms.rattle(0.1, seed=k)
+    mine = Model(ARGON + ",cutoff=8 A", threads=2)
+    theirs = LennardJonesModel(sigma=3.405, epsilon=0.0103, cutoff=8.0, dtype=torch.float64, compute_forces=False, compute_stress=False)
+    # Forces as gradients of their energy, since version 0.3.0 counts each pair's force twice, and cells with right angles, since it
+    # takes others for their transpose.
+    state = states(crystals)
+    state.positions.requires_grad_()
+    energy = theirs(state)["energy"]
+    (gradient,) = torch.autograd.grad(energy.sum(), state.positions)
+    a = mine(states(crystals))
+    assert set(a) == {"energy", "forces", "stress"} and all(t.dtype == torch.float64 for t in a.values())
+    assert torch.allclose(a["energy"], energy, rtol=1e-12) and torch.allclose(a["forces"], -gradient, rtol=1e-9, atol=1e-11)
+
+    for atoms in crystals:
+        atoms.set_cell(atoms.cell[:] @ [[1, 0, 0], [0.05, 1.02, 0], [0.03, 0, 0.97]], scale_atoms=True)
+        atoms.calc = Calculator(ARGON + ",cutoff=8 A")
+    state = states(crystals)
+    a = mine(state)
+    for k, (atoms, start) in enumerate(zip(crystals, (0, 256, 576), strict=True)):
+        assert float(a["energy"][k]) == atoms.get_potential_energy()
+        assert (a["forces"][start : start + len(atoms)].numpy() == atoms.get_forces()).all()
+        assert np.allclose(a["stress"][k].numpy(), atoms.get_stress(voigt=False), rtol=1e-12, atol=1e-15)
+    # Systems of several kinds, in any order, are those alone; as a dictionary, in single precision.
+    alone = Model(scorefield.load(ARGON + ",cutoff=8 A", types=[18] * 256), dtype=torch.float32)(state[2])
+    assert alone["forces"].dtype == torch.float32
+    assert torch.allclose(alone["forces"].double(), a["forces"][-256:], atol=1e-6)
+
+    assert Model(ARGON)(states(crystals[:1], periodic=False))["energy"].shape == (1,)
+
+    # Later versions than 0.3 have lists of them.
+    integrators, fire = getattr(ts, "Integrator", ts), getattr(ts, "Optimizer", ts.optimizers).fire
+    cold = ts.optimize(system=state, model=mine, optimizer=fire, max_steps=100, autobatcher=False)
+    after = mine(cold)
+    assert (after["energy"] < a["energy"]).all() and after["forces"].abs().max() < 0.1 * a["forces"].abs().max()
+
+    smooth = Model(ARGON + ",cutoff=8 A,shift=true")
+
+    def total(steps):
+        torch.manual_seed(7)
+        end = ts.integrate(system=cold, model=smooth, integrator=integrators.nve, n_steps=steps, temperature=60, timestep=0.002)
+        kinetic = ts.calc_kinetic_energy(masses=end.masses, momenta=end.momenta, system_idx=end.system_idx)
+        return (smooth(end)["energy"] + kinetic).numpy(), kinetic.numpy()
+
+    (before, kinetic), (after, _) = total(1), total(200)
+    assert (abs(after - before) < 2e-3 * kinetic).all(), (before, after, kinetic)
+    warm = ts.integrate(system=cold, model=mine, integrator=integrators.nvt_langevin, n_steps=20, temperature=60, timestep=0.002)
+    assert torch.isfinite(warm.positions).all()
+
+    gpff = REPOSITORY / "data/models/qm9/gpff-small.safetensors"
+    out = Model(str(gpff))(states([molecule("H2O")], periodic=False))
+    assert torch.isnan(out["energy"]).all() and torch.isfinite(out["forces"]).all()
+
+    raises(ValueError, "reduced units", lambda: Model("lj"))
+    raises(ValueError, "no virial", lambda: Model(str(gpff), compute_stress=True))
+
+
 def timings():
     from ase import Atoms
 

@@ -95,7 +95,8 @@ fn with<T>(
     std::thread::scope(|scope| {
         for (messages, share) in all[1..].iter().zip(&shares[1..]) {
             scope.spawn(move || {
-                let make = |state: &State| {
+                let make = |state: &State, task: &str| {
+                    assert_eq!(task, "a test");
                     // Root's state counts, not this one.
                     let (batch, mut own) = part(replicas, share.clone(), uniform, dtype);
                     own.phase.fill(f64::NAN);
@@ -109,7 +110,7 @@ fn with<T>(
         let (batch, state) = part(replicas, shares[0].clone(), uniform, dtype);
         let near = Ensemble::new(batch, &state, &*provider(), &*propagator(), Noise::new(7), pool(2), guard).unwrap();
         let (batch, state) = part(replicas, 0..replicas, uniform, dtype);
-        let mut whole = near.across(batch, &state, all[0].clone(), &shares).unwrap();
+        let mut whole = near.across(batch, &state, all[0].clone(), &shares, "a test").unwrap();
         let result = look(&mut whole);
         dismiss(&*all[0]).unwrap();
         result
@@ -208,14 +209,14 @@ fn what_goes_wrong_in_another_process_is_said() {
     let near = Ensemble::new(batch, &state, &well(), &baoab(0.05), Noise::new(7), pool(1), Guard::default()).unwrap();
     let (batch, state) = part(4, 0..4, true, DType::F64);
     let other = all[1].clone();
-    let thread = std::thread::spawn(move || serve(&*other, |_| Err("no such file".into())));
-    let message = near.across(batch, &state, all[0].clone(), &shares).err().unwrap().to_string();
+    let thread = std::thread::spawn(move || serve(&*other, |_, _| Err("no such file".into())));
+    let message = near.across(batch, &state, all[0].clone(), &shares, "a test").err().unwrap().to_string();
     assert_eq!(message, "process 1: no such file");
     dismiss(&*all[0]).unwrap();
     thread.join().unwrap().unwrap();
 
     let (head, body) = Head::of(&state);
-    let message = pack(&Order { kt: vec![(1, 0.3)], command: Command::Begin(head) }, &body).unwrap();
+    let message = pack(&Order { kt: vec![(1, 0.3)], command: Command::Begin(head, String::new()) }, &body).unwrap();
     for cut in [0, 7, 8, 20, message.len() - body.len() - 1] {
         assert!(unpack::<Order>(&message[..cut]).err().unwrap().to_string().contains("makes no sense"), "{cut}");
     }
