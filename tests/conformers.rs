@@ -151,6 +151,25 @@ fn ensembles_are_generated_and_compared() {
     assert!(printed.contains("2 molecules") && printed.contains("100.0 ± 0.0 %") && printed.contains("0.000 ± 0.000 A"), "{printed}");
     assert!(std::fs::read_to_string(at("s.json")).unwrap().contains("\"missing\": 0"));
     fail(&["evaluate-conformers", &at("all.sdf")], 2, &["--reference"]);
+
+    // Without its lowest conformer a molecule's ensemble begins at the next one.
+    let records: Vec<&str> = all.split_inclusive("$$$$\n").collect();
+    let title = |r: &str| r.lines().next().unwrap_or_default().to_owned();
+    let above = |r: &str| -> f64 { r.split("<relative_energy_kJ_mol>\n").nth(1).unwrap().lines().next().unwrap().parse().unwrap() };
+    let several =
+        records.iter().find(|r| records.iter().filter(|o| title(o) == title(r)).count() > 1).expect("two conformers of a molecule");
+    let of_it = |r: &&&str| title(r) == title(several);
+    let next = records.iter().filter(of_it).map(|r| above(r)).filter(|&e| e > 0.0).fold(f64::INFINITY, f64::min);
+    let fewer: String = records.iter().filter(|r| !(of_it(r) && above(r) == 0.0)).copied().collect();
+    std::fs::write(at("fewer.sdf"), fewer).unwrap();
+    let reference = at("all.sdf");
+    let flags =
+        ["evaluate-conformers", &at("fewer.sdf"), "--reference", &reference, "--relax", &relax, "--json", "-", "--table", &at("t.csv")];
+    let scores: serde_json::Value = serde_json::from_str(&succeed(&flags)).unwrap();
+    let mean = |name: &str| scores["scores"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap()["mean"].as_f64().unwrap();
+    assert!((mean("error of lowest E") - next / 4.184 / 2.0).abs() < 0.01, "{scores}");
+    assert!(mean("error of mean E") > 0.0 && std::fs::read_to_string(at("t.csv")).unwrap().contains("lowest_reference_kJ_mol"));
+    fail(&["evaluate-conformers", &reference, "--reference", &reference, "--relax", "gpff"], 2, &["no energies"]);
 }
 
 #[test]

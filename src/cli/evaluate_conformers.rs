@@ -1,13 +1,17 @@
 //! `scorefield evaluate-conformers`: how well ensembles of conformers cover reference ensembles.
 
-use super::input::{Frame, FrameStream, plural, show_file_warnings};
+use super::input::{Frame, FrameStream, Model, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::analysis::statistics::bootstrap;
 use crate::error::{Error, usage};
-use crate::generation::conformers::{ANGSTROMS, graph_of};
+use crate::generation::conformers::{ANGSTROMS, Relaxation, graph_of};
 use crate::io::{ReadOptions, write_atomically};
+use crate::signals::Interrupt;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
+use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec};
+use scorefield_integrators::units::{BOLTZMANN, KJ_PER_KCAL};
+use scorefield_integrators::{DType, Dimension, Quantity, UnitSystem};
 use scorefield_models::ditmc::checks::Faults;
 use scorefield_models::ditmc::ensemble::{Comparison, Distances};
 use scorefield_models::molecule::{Compare, Graph, Identity, Perceiver};
@@ -21,10 +25,14 @@ Examples:
   scorefield evaluate-conformers generated.sdf --reference test.sdf
   scorefield evaluate-conformers generated.sdf --reference test.sdf --thresholds 0.1,0.5,0.75 --json scores.json --table molecules.csv
 
+  # Energies of the ensembles too: the lowest, and the mean at 298 K
+  scorefield evaluate-conformers generated.sdf --reference test.sdf --relax ani2x:weights=ani2x.safetensors
+
 The protocol of GEOM: RMSD of heavy atoms, least over rotations and exchanges of equivalent atoms. Coverage is the part of the reference
 conformers with a generated one nearer than the threshold (recall), and the reverse (precision); AMR the mean of the least RMSD. Means and
 medians are over molecules; molecules without generated conformers are left out and counted. Errors are bootstrapped over molecules.
-Conformers belong to the molecule of their SMILES property, else to that of their bonds and coordinates.";
+Conformers belong to the molecule of their SMILES property, else to that of their bonds and coordinates.
+Energies are those of minima: all conformers, generated and reference, are relaxed with the same provider first.";
 
 /// Resamples of errors.
 const RESAMPLES: usize = 1000;
@@ -43,6 +51,15 @@ pub(super) struct EvaluateConformersFlags {
     /// Thresholds of coverage in A, separated by commas [default: 0.1,0.5,0.75]
     #[arg(long, value_name = "LIST")]
     pub(super) thresholds: Option<String>,
+    /// Relax all conformers with this force provider, and compare energies of the ensembles
+    #[arg(long, value_name = "SPEC")]
+    pub(super) relax: Option<String>,
+    /// Converged when no force on an atom is larger [default: 0.05 eV/A]
+    #[arg(long, value_name = "FORCE", allow_hyphen_values = true, requires = "relax")]
+    pub(super) fmax: Option<Quantity>,
+    /// Temperature of the mean energy of an ensemble [default: 298.15 K]
+    #[arg(long, value_name = "TEMPERATURE", allow_hyphen_values = true, requires = "relax")]
+    pub(super) temperature: Option<Quantity>,
     /// Write scores as JSON; `-` for standard output
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
@@ -55,8 +72,10 @@ pub(super) struct EvaluateConformersFlags {
 struct Ensemble {
     name: String,
     graph: Graph,
-    /// Positions `[N, 3]` (Å) in the order of the graph's atoms.
+    /// Positions `[N, 3]` (Å) in the order of the graph's atoms; hydrogens only where the file numbers all conformers alike.
     conformers: Vec<Vec<f64>>,
+    /// The same as the file has them.
+    structures: Vec<Job>,
     /// Those with the right bonds, handedness and arrangement.
     right: usize,
 }
@@ -66,6 +85,26 @@ struct Molecule {
     name: String,
     distances: Distances,
     counts: [usize; 2],
+    /// Of the reference and of the generated ensemble, where all of it could be relaxed.
+    energies: Option<[Energies; 2]>,
+}
+
+/// Energies of the minima of an ensemble, kJ/mol.
+#[derive(Clone, Copy)]
+struct Energies {
+    lowest: f64,
+    /// Weighted by Boltzmann's factors.
+    mean: f64,
+}
+
+impl Energies {
+    /// Of conformers with these energies at `kt`; `None` where there are none.
+    fn new(energies: &[f64], kt: f64) -> Option<Energies> {
+        let lowest = energies.iter().copied().min_by(f64::total_cmp)?;
+        let weights = energies.iter().map(|e| (-(e - lowest) / kt).exp());
+        let (sum, above) = weights.zip(energies).fold((0.0, 0.0), |(sum, above), (w, e)| (sum + w, above + w * (e - lowest)));
+        Some(Energies { lowest, mean: lowest + above / sum })
+    }
 }
 
 /// Runs the command.
@@ -80,6 +119,15 @@ pub(super) fn run(flags: EvaluateConformersFlags, runtime: &Runtime) -> Result<O
         return usage("--reference is missing; name a file of reference conformers")?;
     };
     let thresholds = thresholds(flags.thresholds.as_deref().unwrap_or("0.1,0.5,0.75"))?;
+    let forces = flags.relax.as_deref().map(|spec| Model::build(spec, None)).transpose()?;
+    let interrupt = Interrupt::install()?;
+    let relaxation = forces.as_ref().map(|forces| relaxation(forces, &flags, &interrupt, runtime)).transpose()?;
+    let temperature = flags.temperature.clone().unwrap_or(Quantity::new(298.15, "K"));
+    let kt =
+        BOLTZMANN * temperature.resolve(Dimension::TEMPERATURE, UnitSystem::Si).map_err(|e| Error::Usage(format!("--temperature: {e}")))?;
+    if !(kt > 0.0) {
+        return usage(format!("--temperature {temperature}: give one above zero"))?;
+    }
     let (references, order) = ensembles(std::slice::from_ref(reference)).context("--reference")?;
     let (mut generated, _) = ensembles(&flags.files)?;
     show_file_warnings(runtime);
@@ -105,15 +153,29 @@ pub(super) fn run(flags: EvaluateConformersFlags, runtime: &Runtime) -> Result<O
             plural(generated.len())
         ));
     }
-    let compare = |(theirs, ours): (&Ensemble, Ensemble)| {
+    let mut energies: Vec<Option<[Energies; 2]>> = vec![None; pairs.len()];
+    if let Some((relaxation, forces)) = relaxation.as_ref().zip(forces.as_ref()) {
+        let lost = relaxed_energies(&pairs, relaxation, kt, &mut energies)?;
+        if interrupt.requested() {
+            return Ok(Outcome::Interrupted);
+        }
+        if lost > 0 {
+            runtime.warn(format_args!(
+                "{lost} conformers did not reach a minimum of {}; energies are without them",
+                forces.capabilities().name
+            ));
+        }
+    }
+    let compare = |((theirs, ours), energies): ((&Ensemble, Ensemble), Option<[Energies; 2]>)| {
         let ours_in_order = reordered(&theirs.graph, &ours);
         Molecule {
             name: theirs.name.clone(),
             distances: Distances::new(&Comparison::new(&theirs.graph), &theirs.conformers, &ours_in_order),
             counts: [theirs.conformers.len(), ours.conformers.len()],
+            energies,
         }
     };
-    let molecules: Vec<Molecule> = runtime.pool.install(|| pairs.into_par_iter().map(compare).collect());
+    let molecules: Vec<Molecule> = runtime.pool.install(|| pairs.into_par_iter().zip(energies).map(compare).collect());
     let scores = scores(&molecules, &thresholds, runtime.seed);
     let text = report(&scores, &molecules, (right, all, missing));
     let json = serde_json::json!({
@@ -138,6 +200,53 @@ pub(super) fn run(flags: EvaluateConformersFlags, runtime: &Runtime) -> Result<O
     Ok(Outcome::Done)
 }
 
+/// How conformers are relaxed.
+fn relaxation<'a>(
+    forces: &'a Model,
+    flags: &EvaluateConformersFlags,
+    interrupt: &'a Interrupt,
+    runtime: &'a Runtime,
+) -> Result<Relaxation<'a>> {
+    let can = forces.capabilities();
+    if !can.energy || can.units != UnitSystem::Si {
+        return usage(format!("--relax: {} has no energies in kJ/mol; choose a provider that has, for example ani2x", can.name))?;
+    }
+    let mut method = RelaxSpec::named("lbfgs").unwrap_or_default();
+    if let Some(fmax) = &flags.fmax {
+        method = method.with_fmax(fmax.clone());
+    }
+    method.convergence(can.units).map_err(|e| Error::Usage(format!("--fmax: {e}")))?;
+    let options = RelaxOptions {
+        dtype: runtime.dtype.unwrap_or(DType::F64),
+        max_steps: 10_000,
+        threads: Some(runtime.threads()),
+        stop: Some(interrupt.flag()),
+        ..RelaxOptions::default()
+    };
+    Ok(Relaxation { pool: &runtime.pool, provider: forces.provider(), method, options })
+}
+
+/// Energies of each pair of ensembles; how many conformers have none.
+fn relaxed_energies(
+    pairs: &[(&Ensemble, Ensemble)],
+    relaxation: &Relaxation<'_>,
+    kt: f64,
+    energies: &mut [Option<[Energies; 2]>],
+) -> Result<usize> {
+    let all = pairs.iter().flat_map(|(theirs, ours)| theirs.structures.iter().chain(&ours.structures));
+    let mut minima = relaxation.minima(all.cloned().collect())?.into_iter();
+    let mut lost = 0;
+    for ((theirs, ours), to) in pairs.iter().zip(energies) {
+        let mut of = |ensemble: &Ensemble| {
+            let found: Vec<f64> = minima.by_ref().take(ensemble.structures.len()).flatten().filter_map(|m| m.energy).collect();
+            lost += ensemble.structures.len() - found.len();
+            Energies::new(&found, kt)
+        };
+        *to = of(theirs).zip(of(ours)).map(|(theirs, ours)| [theirs, ours]);
+    }
+    Ok(lost)
+}
+
 fn thresholds(text: &str) -> Result<Vec<f64>> {
     let all: std::result::Result<Vec<f64>, _> = text.split(',').map(|t| t.trim().parse::<f64>()).collect();
     match all {
@@ -160,7 +269,7 @@ fn ensembles(files: &[PathBuf]) -> Result<(HashMap<Identity, Ensemble>, Vec<Iden
         let ensemble = all.entry(identity.clone()).or_insert_with(|| {
             order.push(identity);
             let name = if frame.label().is_empty() { format!("frame {index}") } else { frame.label().to_owned() };
-            Ensemble { name, graph: graph.clone(), conformers: Vec::new(), right: 0 }
+            Ensemble { name, graph: graph.clone(), conformers: Vec::new(), structures: Vec::new(), right: 0 }
         });
         if ensemble.graph.len() != graph.len() {
             return Err(Error::Run(format!("frame {index} has other atoms than earlier frames of its molecule")).into());
@@ -168,6 +277,7 @@ fn ensembles(files: &[PathBuf]) -> Result<(HashMap<Identity, Ensemble>, Vec<Iden
         // Frames of one molecule may number their atoms differently.
         let x = if same_bonds(&ensemble.graph, &graph) { x } else { mapped(&ensemble.graph, &graph, &x) };
         ensemble.conformers.push(x);
+        ensemble.structures.push(Job { system: frame.system.clone(), positions: frame.positions.clone(), cell: None });
         ensemble.right += usize::from(right);
     }
     Ok((all, order))
@@ -215,17 +325,26 @@ fn reordered(to: &Graph, ours: &Ensemble) -> Vec<Vec<f64>> {
     }
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    /// Parts of one, shown in per cent.
+    Part,
+    Angstrom,
+    Kcal,
+}
+
 /// A number per molecule: mean and median over molecules with bootstrapped errors.
 struct Score {
     name: String,
     threshold: Option<f64>,
+    unit: Unit,
     mean: f64,
     median: f64,
     errors: [f64; 2],
 }
 
 impl Score {
-    fn new(name: &str, threshold: Option<f64>, values: &[f64], seed: u64) -> Self {
+    fn new(name: &str, threshold: Option<f64>, unit: Unit, values: &[f64], seed: u64) -> Self {
         // A resample says how often each molecule is in it.
         let mean = |often: &[u32]| {
             let sum: f64 = often.iter().zip(values).map(|(&n, v)| f64::from(n) * v).sum();
@@ -234,12 +353,17 @@ impl Score {
         let middle = |often: &[u32]| median(often.iter().zip(values).flat_map(|(&n, &v)| std::iter::repeat_n(v, n as usize)).collect());
         let all = vec![1; values.len()];
         let errors = [bootstrap(values.len(), RESAMPLES, seed, mean), bootstrap(values.len(), RESAMPLES, seed, middle)];
-        Score { name: name.into(), threshold, mean: mean(&all), median: middle(&all), errors }
+        Score { name: name.into(), threshold, unit, mean: mean(&all), median: middle(&all), errors }
     }
 
     fn json(&self) -> serde_json::Value {
+        let unit = match self.unit {
+            Unit::Part => "1",
+            Unit::Angstrom => "A",
+            Unit::Kcal => "kcal/mol",
+        };
         serde_json::json!({
-            "name": self.name, "threshold_A": self.threshold, "mean": self.mean, "median": self.median,
+            "name": self.name, "threshold_A": self.threshold, "unit": unit, "mean": self.mean, "median": self.median,
             "mean_error": self.errors[0], "median_error": self.errors[1],
         })
     }
@@ -258,12 +382,18 @@ fn scores(molecules: &[Molecule], thresholds: &[f64], seed: u64) -> Vec<Score> {
     let mut scores = Vec::new();
     for &t in thresholds {
         let coverage: Vec<_> = molecules.iter().map(|m| m.distances.coverage(t)).collect();
-        scores.push(Score::new("coverage recall", Some(t), &coverage.iter().map(|c| c.recall).collect::<Vec<_>>(), seed));
-        scores.push(Score::new("coverage precision", Some(t), &coverage.iter().map(|c| c.precision).collect::<Vec<_>>(), seed));
+        scores.push(Score::new("coverage recall", Some(t), Unit::Part, &coverage.iter().map(|c| c.recall).collect::<Vec<_>>(), seed));
+        scores.push(Score::new("coverage precision", Some(t), Unit::Part, &coverage.iter().map(|c| c.precision).collect::<Vec<_>>(), seed));
     }
     let means: Vec<[f64; 2]> = molecules.iter().map(|m| m.distances.mean()).collect();
     for (k, name) in ["AMR recall", "AMR precision"].into_iter().enumerate() {
-        scores.push(Score::new(name, None, &means.iter().map(|m| m[k]).collect::<Vec<_>>(), seed));
+        scores.push(Score::new(name, None, Unit::Angstrom, &means.iter().map(|m| m[k]).collect::<Vec<_>>(), seed));
+    }
+    let energies: Vec<[Energies; 2]> = molecules.iter().filter_map(|m| m.energies).collect();
+    if !energies.is_empty() {
+        let errors = |of: fn(&Energies) -> f64| energies.iter().map(|[a, b]| (of(b) - of(a)).abs() / KJ_PER_KCAL).collect::<Vec<_>>();
+        scores.push(Score::new("error of lowest E", None, Unit::Kcal, &errors(|e| e.lowest), seed));
+        scores.push(Score::new("error of mean E", None, Unit::Kcal, &errors(|e| e.mean), seed));
     }
     scores
 }
@@ -272,7 +402,7 @@ fn report(scores: &[Score], molecules: &[Molecule], (right, all, missing): (usiz
     let references: usize = molecules.iter().map(|m| m.counts[0]).sum();
     let mut text = format!(
         "{} molecule{}, {references} reference and {all} generated conformers; {missing} without any\n\
-         right bonds, handedness and E/Z: {:.2} % of the generated\n{:<20} {:>9}  {:>17}  {:>17}\n",
+         right bonds, handedness and E/Z: {:.2} % of the generated\n{:<20} {:>9}  {:>24}  {:>24}\n",
         molecules.len(),
         plural(molecules.len()),
         100.0 * right as f64 / all.max(1) as f64,
@@ -282,15 +412,14 @@ fn report(scores: &[Score], molecules: &[Molecule], (right, all, missing): (usiz
         "median"
     );
     for s in scores {
-        // Coverage in per cent, distances in Å.
-        let (factor, unit) = if s.threshold.is_some() { (100.0, "%") } else { (1.0, "A") };
-        let number = |value: f64, error: f64| match s.threshold {
-            Some(_) => format!("{:.1} ± {:.1} {unit}", factor * value, factor * error),
-            None => format!("{value:.3} ± {error:.3} {unit}"),
+        let number = |value: f64, error: f64| match s.unit {
+            Unit::Part => format!("{:.1} ± {:.1} %", 100.0 * value, 100.0 * error),
+            Unit::Angstrom => format!("{value:.3} ± {error:.3} A"),
+            Unit::Kcal => format!("{value:.3} ± {error:.3} kcal/mol"),
         };
         let threshold = s.threshold.map_or(String::new(), |t| format!("{t} A"));
         let (mean, median) = (number(s.mean, s.errors[0]), number(s.median, s.errors[1]));
-        let _ = writeln!(text, "{:<20} {threshold:>9}  {mean:>17}  {median:>17}", s.name);
+        let _ = writeln!(text, "{:<20} {threshold:>9}  {mean:>24}  {median:>24}", s.name);
     }
     text.trim_end().to_owned()
 }
@@ -300,6 +429,10 @@ fn table(molecules: &[Molecule], thresholds: &[f64]) -> String {
     for t in thresholds {
         let _ = write!(text, ",recall_{t}A,precision_{t}A");
     }
+    let energies = molecules.iter().any(|m| m.energies.is_some());
+    if energies {
+        text.push_str(",lowest_reference_kJ_mol,lowest_generated_kJ_mol,mean_reference_kJ_mol,mean_generated_kJ_mol");
+    }
     text.push('\n');
     for m in molecules {
         let [recall, precision] = m.distances.mean();
@@ -307,6 +440,13 @@ fn table(molecules: &[Molecule], thresholds: &[f64]) -> String {
         for &t in thresholds {
             let c = m.distances.coverage(t);
             let _ = write!(text, ",{},{}", c.recall, c.precision);
+        }
+        match m.energies {
+            Some([a, b]) => {
+                let _ = write!(text, ",{},{},{},{}", a.lowest, b.lowest, a.mean, b.mean);
+            }
+            None if energies => text.push_str(",,,,"),
+            None => {}
         }
         text.push('\n');
     }
@@ -321,11 +461,22 @@ mod tests {
     fn medians_and_scores() {
         assert_eq!((median(vec![3.0, 1.0, 2.0]), median(vec![4.0, 1.0])), (2.0, 2.5));
         assert!(median(Vec::new()).is_nan());
-        let score = Score::new("x", None, &[1.0, 2.0, 6.0, 7.0], 0);
+        let score = Score::new("x", None, Unit::Angstrom, &[1.0, 2.0, 6.0, 7.0], 0);
         assert_eq!((score.mean, score.median), (4.0, 4.0));
         // The variance of one is 26/4, that of the mean of four a quarter of it.
         assert!((score.errors[0] - (26.0f64 / 4.0).sqrt() / 2.0).abs() < 0.2, "{:?}", score.errors);
         assert!(thresholds("0.1, 0.5").unwrap() == [0.1, 0.5] && thresholds("0.1,x").is_err() && thresholds("-1").is_err());
+    }
+
+    #[test]
+    fn ensembles_have_boltzmanns_mean() {
+        let e = Energies::new(&[-5.0, -3.0, -5.0], 2.0).unwrap();
+        let w = (-1.0f64).exp();
+        assert!(e.lowest == -5.0 && (e.mean - (-10.0 - 3.0 * w) / (2.0 + w)).abs() < 1e-14);
+        // Far from zero nothing overflows.
+        let far = Energies::new(&[-1e6, -1e6 + 1e4], 2.0).unwrap();
+        assert_eq!((far.lowest, far.mean), (-1e6, -1e6));
+        assert!(Energies::new(&[], 2.0).is_none());
     }
 
     /// Methanol numbered in two ways: heavy atoms find each other.

@@ -1,9 +1,9 @@
 //! Ensembles of conformers: drawn, checked, drawn again where they are wrong, relaxed, and freed of duplicates.
 
 use super::formula::molecule;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Frame;
-use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec, relax_all};
+use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec, Relaxed, relax_all};
 use scorefield_integrators::{ForceProvider, Progress, System};
 use scorefield_models::ditmc::GraphContext;
 use scorefield_models::ditmc::checks::{Faults, mirror_if_all_wrong};
@@ -157,6 +157,27 @@ pub struct Relaxation<'a> {
     pub options: RelaxOptions<'a>,
 }
 
+impl Relaxation<'_> {
+    /// The minimum of each structure, where it was reached.
+    ///
+    /// # Errors
+    /// Where relaxation cannot begin.
+    pub fn minima(&self, jobs: Vec<Job>) -> Result<Vec<Option<Relaxed>>> {
+        let mut minima: Vec<Option<Relaxed>> = jobs.iter().map(|_| None).collect();
+        let results = std::sync::Mutex::new(&mut minima);
+        let provider = self.provider.fork()?;
+        let (method, options, list) = (&self.method, &self.options, &results);
+        self.pool.install(move || {
+            relax_all(jobs, provider.as_ref(), method, options, |index, result| {
+                if let (Ok(mut list), Ok(result)) = (list.lock(), result) {
+                    list[index] = (result.progress == Progress::Converged).then_some(result);
+                }
+            })
+        })?;
+        Ok(minima)
+    }
+}
+
 /// How an ensemble is made.
 pub struct Recipe<'a> {
     /// Draws.
@@ -246,22 +267,11 @@ fn relaxed(subject: &Subject, conformers: Vec<Conformer>, relaxation: &Relaxatio
     let job = |c: &Conformer| Job { system: subject.system.clone(), positions: c.x.iter().map(|x| x / ANGSTROMS).collect(), cell: None };
     let jobs: Vec<Job> = conformers.iter().map(job).collect();
     let mut kept = Vec::new();
-    let results = std::sync::Mutex::new(Vec::new());
-    let provider = relaxation.provider.fork()?;
-    let (method, options, list) = (&relaxation.method, &relaxation.options, &results);
-    relaxation.pool.install(move || {
-        relax_all(jobs, provider.as_ref(), method, options, |index, result| {
-            if let Ok(mut list) = list.lock() {
-                list.push((index, result));
-            }
-        })
-    })?;
-    let results = results.into_inner().map_err(|_| Error::Run("a thread that relaxed conformers failed".into()))?;
-    for (index, result) in results {
-        let Ok(result) = result else { continue };
-        let x: Vec<f64> = result.positions.iter().map(|x| x * ANGSTROMS).collect();
-        if result.progress == Progress::Converged && Faults::of(&subject.context.graph, &x).is_empty() {
-            kept.push(Conformer { x, energy: result.energy, ..conformers[index].clone() });
+    for (conformer, minimum) in conformers.into_iter().zip(relaxation.minima(jobs)?) {
+        let Some(minimum) = minimum else { continue };
+        let x: Vec<f64> = minimum.positions.iter().map(|x| x * ANGSTROMS).collect();
+        if Faults::of(&subject.context.graph, &x).is_empty() {
+            kept.push(Conformer { x, energy: minimum.energy, ..conformer });
         }
     }
     kept.sort_by_key(|c| c.number);
