@@ -1,6 +1,7 @@
 //! Conformer models from outside: a small one is trained on three molecules, draws conformers of them, and is a force provider.
 
 use super::support::{error, fail, run, succeed};
+use scorefield_models::ditmc::DitmcModel;
 use std::path::Path;
 
 /// Water, methanol and formaldehyde (Å).
@@ -57,6 +58,16 @@ fn a_model_is_trained_and_draws_conformers() {
     std::fs::write(at("water.xyz"), "3\nwater\nO 0.05 0 0\nH 0.9 0.05 0\nH -0.2 0.9 0.05\n").unwrap();
     let json = succeed(&["evaluate", &at("water.xyz"), "--model", &spec, "--json", "-", "--quiet"]);
     assert!(json.contains("pseudo-force"), "{json}");
+
+    // Trained on from there, at a rate that changes nothing, it is the same network.
+    let start = "steps = 2\nstart-from = \"run/model.safetensors\"\n";
+    let at_rest = RECIPE.replace("steps = 1200\n", start).replace("0.003", "1e-12");
+    std::fs::write(at("start.toml"), &at_rest).unwrap();
+    succeed(&["train", &at("start.toml"), "-o", &at("start"), "--quiet"]);
+    let values = |run: &str| DitmcModel::read(&folder.path().join(run).join("model.safetensors")).unwrap().values;
+    assert_eq!(values("start"), values("run"));
+    std::fs::write(at("start.toml"), at_rest.replace("noise = 0.05", "noise = 0.1")).unwrap();
+    fail(&["train", &at("start.toml"), "-o", &at("no")], 2, &["start-from", "[path]"]);
 
     // What cannot work is said before any work.
     let wrong = |more: &[&str], parts: &[&str]| {

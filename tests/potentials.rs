@@ -97,6 +97,14 @@ fn a_potential_is_trained_and_gives_its_labels_back() {
     let misses: Vec<f64> = energies.zip(labels).map(|(a, b)| (a - b).abs()).collect();
     assert!(misses.len() == 20 && misses.iter().sum::<f64>() / 20.0 < 0.01, "{misses:?}");
 
+    // Trained on from there, at a rate that changes nothing: the same network, in the same unit.
+    let start = "steps = 2\nstart-from = \"whole/model.safetensors\"\nfinal-learning-rate = 0.0\n";
+    std::fs::write(at("start.toml"), RECIPE.replace("steps = 500\n", start).replace("5e-3", "1e-12")).unwrap();
+    succeed(&["train", &at("start.toml"), "-o", &at("start"), "--quiet"]);
+    assert_eq!((model("start").values, model("start").output), (model("whole").values, model("whole").output));
+    std::fs::write(at("start.toml"), RECIPE.replace("steps = 500\n", start).replace("features = 16", "features = 8")).unwrap();
+    fail(&["train", &at("start.toml"), "-o", &at("no")], 2, &["start-from", "another network"]);
+
     // Labels in another unit are the same potential.
     std::fs::write(at("train.xyz"), molecules(60, 1, 1.0 / 23.060_548)).unwrap();
     std::fs::write(at("test.xyz"), molecules(20, 2, 1.0 / 23.060_548)).unwrap();

@@ -274,6 +274,31 @@ fn what_would_be_another_training_is_refused() {
 }
 
 #[test]
+fn training_starts_from_a_trained_model() {
+    let dir = tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    succeed(&["train", &recipe(dir.path(), |r| r), "--output", text(&at("first")), "--quiet"]);
+    let rest = |r: String| {
+        r.replace("steps = 300", "steps = 3\nlearning-rate = 1e-12\nfinal-learning-rate = 0.0\nstart-from = \"first/model.safetensors\"")
+    };
+    succeed(&["train", &recipe(dir.path(), rest), "--output", text(&at("second")), "--quiet"]);
+    let [first, second] = ["first", "second"].map(|run| Model::read(&at(run).join("model.safetensors")).unwrap());
+    assert_eq!(first.parameters, second.parameters);
+    assert!(first.log_z == second.log_z && first.log_z.is_some());
+    // Also where it goes on.
+    succeed(&["train", "--resume", text(&at("second")), "--quiet"]);
+    for (from, to, parts) in [
+        ("hidden = [16, 16]", "hidden = [16, 8]", ["start-from", "other networks"]),
+        ("[data]\n", "[data]\nscale = 7.0\n", ["start-from", "scale"]),
+        ("first/model", "none/model", ["none", "model.safetensors"]),
+    ] {
+        let path = recipe(dir.path(), |r| rest(r).replace(from, to));
+        let output = run(&["train", &path, "--output", text(&at("no"))]);
+        assert!(!output.status.success() && parts.iter().all(|p| error(&output).contains(p)), "{}", error(&output));
+    }
+}
+
+#[test]
 fn mistakes_in_recipes_are_explained() {
     let dir = tempdir().unwrap();
     let out = dir.path().join("run");

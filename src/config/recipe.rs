@@ -69,6 +69,9 @@ pub struct Recipe {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TrainSettings {
+    /// A trained model whose weights are the first ones, in place of random numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_from: Option<PathBuf>,
     /// Steps of all networks together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,

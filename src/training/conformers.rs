@@ -2,7 +2,7 @@
 
 use super::course::{self, Course, Origin, Record};
 use super::minima::{packed, packed_bytes};
-use super::{Header, MODEL_FILE, Request};
+use super::{Header, MODEL_FILE, Request, cannot_start, start_from};
 use crate::checkpoint::{Fnv, InputFile};
 use crate::config::Recipe;
 use crate::dataset::Paths;
@@ -51,9 +51,17 @@ pub(super) fn train<T: SimdReal + Root>(
     let config = config(&request.recipe)?;
     let temperature = request.recipe.data.temperature.as_ref().map(|t| t.resolve(Dimension::TEMPERATURE, UnitSystem::Si));
     let temperature = temperature.transpose().map_err(|e| Error::Usage(format!("[data]: temperature: {e}")))?;
-    let (data, hash, inputs) = load(&request, config.vocabulary, seed, runtime)?;
+    let (data, hash, mut inputs) = load(&request, config.vocabulary, seed, runtime)?;
     let plan = plan(&request.recipe, config, &data, seed)?;
     let mut trainer = Trainer::<T>::new(plan, data.clone())?;
+    if let Some(file) = start_from(&request.recipe, &request.folder).filter(|_| recorded.is_none()) {
+        inputs.push(InputFile::of(&file)?);
+        let model = DitmcModel::read(&file)?;
+        if model.config != trainer.plan().config || model.path != trainer.plan().path {
+            return Err(cannot_start(&file, "it has another network or [path] than the recipe; take those that it was trained with"));
+        }
+        trainer.start_from(&model.values);
+    }
     let origin = Origin { dtype: T::DTYPE, seed, data: hash, inputs };
     let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
         trainer.restore(state, path)?;

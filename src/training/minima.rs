@@ -1,7 +1,7 @@
 //! Training of pseudo-force fields: molecules at minima, the loop, and the model in the end.
 
 use super::course::{self, Course, Origin, Record};
-use super::{Header, MODEL_FILE, Request};
+use super::{Header, MODEL_FILE, Request, cannot_start, start_from};
 use crate::checkpoint::{Fnv, InputFile};
 use crate::config::{Recipe, ScheduleKind, TrainSettings};
 use crate::dataset::Paths;
@@ -46,15 +46,32 @@ pub(super) fn train<T: SimdReal + Root>(
     runtime: &Runtime,
 ) -> Result<Outcome> {
     let seed = request.recipe.train.seed.unwrap_or(0);
-    let (data, hash, inputs) = load(&request, seed)?;
+    let (data, hash, mut inputs) = load(&request, seed)?;
     let plan = plan(&request.recipe, &data, seed)?;
     let mut trainer = Trainer::<T>::new(plan, data.clone())?;
+    if let Some(file) = start_from(&request.recipe, &request.folder).filter(|_| recorded.is_none()) {
+        inputs.push(InputFile::of(&file)?);
+        let model = PainnModel::read(&file)?;
+        if model.config != trainer.plan().config || model.output != output(trainer.plan().objective) {
+            return Err(cannot_start(&file, "it has another network or objective than the recipe; take those that it was trained with"));
+        }
+        trainer.start_from(&model.values);
+    }
     let origin = Origin { dtype: T::DTYPE, seed, data: hash, inputs };
     let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
         trainer.restore(state, path)?;
         Ok(trainer.counters().step)
     })?;
     course::run(&mut Run { trainer, data, record }, interrupt)
+}
+
+/// What a network of this objective says.
+fn output(objective: Objective) -> Output {
+    let stiffness = EV_PER_SQUARE_ANGSTROM;
+    match objective {
+        Objective::PseudoForce => Output::Displacement { stiffness },
+        Objective::Noise => Output::Noise { stiffness },
+    }
 }
 
 /// From a recipe to a plan. Defaults are those of generative pseudo-force fields, with batches for a few cores.
@@ -224,13 +241,9 @@ impl<T: SimdReal + Root> Run<'_, T> {
         let mut types = self.data.types.clone();
         types.sort_unstable();
         types.dedup();
-        let stiffness = EV_PER_SQUARE_ANGSTROM;
         PainnModel {
             config: plan.config.clone(),
-            output: match plan.objective {
-                Objective::PseudoForce => Output::Displacement { stiffness },
-                Objective::Noise => Output::Noise { stiffness },
-            },
+            output: output(plan.objective),
             references: Vec::new(),
             values: self.trainer.averaged(),
             types,

@@ -17,7 +17,7 @@ mod toy;
 
 use self::course::{Origin, Record};
 use crate::checkpoint::InputFile;
-use crate::config::{NotFinite, Recipe};
+use crate::config::{NotFinite, Recipe, TrainSettings};
 use crate::dataset::{TrainingData, temperature};
 use crate::error::{Error, Result, usage};
 use crate::io::table::Field;
@@ -66,6 +66,8 @@ const COLUMNS: [&str; 14] = [
 const MOST_RESTORES: u32 = 5;
 /// Factor of the learning rate at each of them.
 const RESTORE_FACTOR: f64 = 0.5;
+/// Largest relative difference between the scales of data and of a model that training starts from.
+const MOST_SCALE_CHANGE: f64 = 0.05;
 /// Values in a thousand that lie outside `training_range`'s inner bounds, on either side.
 const RANGE_QUANTILE: f64 = 1e-3;
 
@@ -170,7 +172,18 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
 /// The same recipe with paths that mean the same everywhere; relative ones are those of `folder`.
 fn absolute(recipe: &Recipe, folder: &Path) -> Recipe {
     let potential = recipe.potential.clone().map(|p| potentials::absolute(p, folder));
-    Recipe { data: recipe.data.absolute(folder), potential, ..recipe.clone() }
+    let train = TrainSettings { start_from: start_from(recipe, folder), ..recipe.train.clone() };
+    Recipe { data: recipe.data.absolute(folder), potential, train, ..recipe.clone() }
+}
+
+/// The file of the model that training starts from, where there is one.
+fn start_from(recipe: &Recipe, folder: &Path) -> Option<PathBuf> {
+    recipe.train.start_from.as_ref().map(|file| folder.join(file))
+}
+
+/// The error that training cannot start from `file`.
+fn cannot_start(file: &Path, why: impl std::fmt::Display) -> Error {
+    Error::Usage(format!("[train]: start-from = \"{}\": {why}", file.display()))
 }
 
 fn directory(recipe: &Recipe) -> PathBuf {
@@ -208,7 +221,20 @@ fn train<T: SimdReal + Root>(
     let (x, scores, system) = (data.x.clone(), data.scores.clone(), data.of_molecule.clone());
     let shared = Arc::new(Data { x, scores, system, dimension: data.dimension });
     let mut trainer = Trainer::new(plan, networks, shared)?;
-    let origin = Origin { dtype: T::DTYPE, seed, data: data.hash.clone(), inputs: data.inputs.clone() };
+    let mut inputs = data.inputs.clone();
+    if let Some(file) = start_from(&request.recipe, &request.folder).filter(|_| recorded.is_none()) {
+        inputs.push(InputFile::of(&file)?);
+        let model = Model::read(&file)?;
+        if model.config != setup.config {
+            return Err(cannot_start(&file, "it has other networks than the recipe; take the preset and sizes that it was trained with"));
+        }
+        if (model.scale / data.scale - 1.0).abs() > MOST_SCALE_CHANGE {
+            let (theirs, ours) = (model.scale, data.scale);
+            return Err(cannot_start(&file, format!("it has {theirs:.4} coordinates per nm, these data {ours:.4}; give [data] a scale")));
+        }
+        trainer.start_from(&model.parameters, model.log_z.as_ref().map(|(_, coefficients)| &coefficients[..]));
+    }
+    let origin = Origin { dtype: T::DTYPE, seed, data: data.hash.clone(), inputs };
     let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
         trainer.restore(state, path)?;
         Ok(trainer.state().counters.step)

@@ -2,7 +2,7 @@
 
 use super::course::{self, Course, Origin, Record};
 use super::minima::rate;
-use super::{Header, MODEL_FILE, Request};
+use super::{Header, MODEL_FILE, Request, cannot_start, start_from};
 use crate::checkpoint::{Fnv, InputFile};
 use crate::config::{EnergyOffset, PotentialSettings, Recipe};
 use crate::dataset::Paths;
@@ -65,10 +65,20 @@ pub(super) fn train<T: SimdReal + Root>(
     runtime: &Runtime,
 ) -> Result<Outcome> {
     let seed = request.recipe.train.seed.unwrap_or(0);
-    let data = load(&request, seed)?;
+    let start = start_from(&request.recipe, &request.folder);
+    let model = start.as_ref().map(|file| Ok::<_, Error>((file, PainnModel::read(file)?))).transpose()?;
+    let data = load(&request, seed, model.as_ref().map(|(_, model)| &model.output))?;
     let plan = plan(&request.recipe, &data.structures, seed)?;
     let mut trainer = Trainer::<T>::new(plan, data.structures.clone())?;
-    let origin = Origin { dtype: T::DTYPE, seed, data: data.hash.clone(), inputs: data.inputs.clone() };
+    let mut inputs = data.inputs.clone();
+    if let Some((file, model)) = &model {
+        inputs.push(InputFile::of(file)?);
+        if model.config != trainer.plan().config {
+            return Err(cannot_start(file, "it has another network than the recipe; take the preset and sizes that it was trained with"));
+        }
+        trainer.start_from(&model.values);
+    }
+    let origin = Origin { dtype: T::DTYPE, seed, data: data.hash.clone(), inputs };
     let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
         trainer.restore(state, path)?;
         Ok(trainer.counters().step)
@@ -117,8 +127,9 @@ struct Data {
     inputs: Vec<InputFile>,
 }
 
-/// Reads structures with their labels, chooses what is held out, and takes off what need not be learnt.
-fn load(request: &Request, seed: u64) -> Result<Data> {
+/// Reads structures with their labels, chooses what is held out, and takes off what need not be learnt. Where training starts from a
+/// model, energies are in its unit.
+fn load(request: &Request, seed: u64, start: Option<&Output>) -> Result<Data> {
     let settings = request.recipe.data.absolute(&request.folder);
     let potential = absolute(request.recipe.potential.clone().unwrap_or_default(), &request.folder);
     let paths = match &settings.trajectory {
@@ -162,9 +173,10 @@ fn load(request: &Request, seed: u64) -> Result<Data> {
     let mut hash = Fnv::default();
     all.positions.iter().chain(&all.forces).chain(&all.energies).for_each(|x| hash.update(&x.to_le_bytes()));
     all.types.iter().chain(&all.training).chain(&all.validation).for_each(|x| hash.update(&x.to_le_bytes()));
-    let unit = match &potential.scale {
-        Some(scale) => energy(scale, "scale")?,
-        None => spread(&all).filter(|s| *s > 0.0).ok_or_else(|| Error::Usage("[data]: all forces are zero; give a `scale`".into()))?,
+    let unit = match (&potential.scale, start) {
+        (Some(scale), _) => energy(scale, "scale")?,
+        (None, Some(Output::Energy { unit, .. })) => *unit,
+        (None, _) => spread(&all).filter(|s| *s > 0.0).ok_or_else(|| Error::Usage("[data]: all forces are zero; give a `scale`".into()))?,
     };
     all.energies.iter_mut().chain(&mut all.forces).for_each(|x| *x /= unit);
     let (per_atom, references) = take_offsets(&mut all, potential.offset.unwrap_or_default())?;

@@ -206,6 +206,14 @@ impl<T: SimdReal + Root> Trainer<T> {
         self.counters.step >= self.plan.rate.steps
     }
 
+    /// Begins with these parameters, in the order of files, in place of random ones.
+    pub fn start_from(&mut self, values: &[f64]) {
+        for (&p, &v) in self.parameters.layout().map.iter().zip(values) {
+            self.values[p] = T::from_f64(v);
+        }
+        self.average.clone_from(&self.values);
+    }
+
     /// Averaged parameters in the order of files.
     pub fn averaged(&self) -> Vec<f64> {
         self.parameters.layout().map.iter().map(|&p| self.average[p].to_f64()).collect()

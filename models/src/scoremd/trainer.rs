@@ -411,6 +411,18 @@ impl<T: SimdReal + Root> Trainer<T> {
     }
 
     /// Makes workers and memory for the present stage.
+    /// Begins with these parameters of each network, and these coefficients of `log Z(t)` where both have them, in place of random
+    /// ones. For a trainer that was just made.
+    pub fn start_from(&mut self, networks: &[Vec<f32>], log_z: Option<&[f32]>) {
+        for (to, from) in self.state.parameters.iter_mut().zip(networks) {
+            let coefficients = log_z.unwrap_or_default();
+            to.iter_mut().zip(from.iter().chain(coefficients)).for_each(|(to, &from)| *to = T::from_f64(f64::from(from)));
+        }
+        self.state.average.clone_from(&self.state.parameters);
+        self.good = self.state.clone();
+        self.version += 1;
+    }
+
     fn begin_stage(&mut self) {
         let Some(stage) = self.plan.stages.get(self.state.counters.stage) else { return };
         let network = &self.networks[stage.network];
