@@ -65,7 +65,9 @@ fn a_model_is_trained_and_draws_conformers() {
     std::fs::write(at("start.toml"), &at_rest).unwrap();
     succeed(&["train", &at("start.toml"), "-o", &at("start"), "--quiet"]);
     let values = |run: &str| DitmcModel::read(&folder.path().join(run).join("model.safetensors")).unwrap().values;
-    assert_eq!(values("start"), values("run"));
+    // Rounding of the average aside.
+    let most = values("start").iter().zip(values("run")).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(most < 1e-6, "{most}");
     std::fs::write(at("start.toml"), at_rest.replace("noise = 0.05", "noise = 0.1")).unwrap();
     fail(&["train", &at("start.toml"), "-o", &at("no")], 2, &["start-from", "[path]"]);
 
@@ -163,22 +165,23 @@ fn ensembles_are_generated_and_compared() {
     assert!(std::fs::read_to_string(at("s.json")).unwrap().contains("\"missing\": 0"));
     fail(&["evaluate-conformers", &at("all.sdf")], 2, &["--reference"]);
 
-    // Without its lowest conformer a molecule's ensemble begins at the next one.
-    let records: Vec<&str> = all.split_inclusive("$$$$\n").collect();
-    let title = |r: &str| r.lines().next().unwrap_or_default().to_owned();
+    // Without its lowest conformer an ensemble begins at the next one.
+    succeed(&["conformers", "--smiles", "CCCC", "-n", "1", "-o", &at("butane.sdf"), "--quiet"]);
+    let flags = ["--relax", &relax, "--proposals", "12", "--output", &at("butane"), "--quiet"];
+    succeed(&[&["generate-ensembles", &at("butane.sdf")], &flags[..]].concat());
+    let parts = ["train.sdf", "validation.sdf", "test.sdf"].map(|p| std::fs::read_to_string(folder.path().join("butane").join(p)).unwrap());
+    let (text, reference) = (parts.concat(), at("reference.sdf"));
+    std::fs::write(&reference, &text).unwrap();
+    let records: Vec<&str> = text.split_inclusive("$$$$\n").collect();
     let above = |r: &str| -> f64 { r.split("<relative_energy_kJ_mol>\n").nth(1).unwrap().lines().next().unwrap().parse().unwrap() };
-    let several =
-        records.iter().find(|r| records.iter().filter(|o| title(o) == title(r)).count() > 1).expect("two conformers of a molecule");
-    let of_it = |r: &&&str| title(r) == title(several);
-    let next = records.iter().filter(of_it).map(|r| above(r)).filter(|&e| e > 0.0).fold(f64::INFINITY, f64::min);
-    let fewer: String = records.iter().filter(|r| !(of_it(r) && above(r) == 0.0)).copied().collect();
-    std::fs::write(at("fewer.sdf"), fewer).unwrap();
-    let reference = at("all.sdf");
+    let next = records.iter().map(|r| above(r)).filter(|&e| e > 0.0).fold(f64::INFINITY, f64::min);
+    assert!(records.len() > 1 && next > 1.0 && next < 6.0, "{text}");
+    std::fs::write(at("fewer.sdf"), records.iter().filter(|r| above(r) > 0.0).copied().collect::<String>()).unwrap();
     let flags =
         ["evaluate-conformers", &at("fewer.sdf"), "--reference", &reference, "--relax", &relax, "--json", "-", "--table", &at("t.csv")];
     let scores: serde_json::Value = serde_json::from_str(&succeed(&flags)).unwrap();
     let mean = |name: &str| scores["scores"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap()["mean"].as_f64().unwrap();
-    assert!((mean("error of lowest E") - next / 4.184 / 2.0).abs() < 0.01, "{scores}");
+    assert!((mean("error of lowest E") - next / 4.184).abs() < 0.02, "{next} {scores}");
     assert!(mean("error of mean E") > 0.0 && std::fs::read_to_string(at("t.csv")).unwrap().contains("lowest_reference_kJ_mol"));
     fail(&["evaluate-conformers", &reference, "--reference", &reference, "--relax", "gpff"], 2, &["no energies"]);
 }

@@ -101,7 +101,9 @@ fn a_potential_is_trained_and_gives_its_labels_back() {
     let start = "steps = 2\nstart-from = \"whole/model.safetensors\"\nfinal-learning-rate = 0.0\n";
     std::fs::write(at("start.toml"), RECIPE.replace("steps = 500\n", start).replace("5e-3", "1e-12")).unwrap();
     succeed(&["train", &at("start.toml"), "-o", &at("start"), "--quiet"]);
-    assert_eq!((model("start").values, model("start").output), (model("whole").values, model("whole").output));
+    // Rounding of the average aside.
+    let most = model("start").values.iter().zip(model("whole").values).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(most < 1e-6 && model("start").output == model("whole").output, "{most}");
     std::fs::write(at("start.toml"), RECIPE.replace("steps = 500\n", start).replace("features = 16", "features = 8")).unwrap();
     fail(&["train", &at("start.toml"), "-o", &at("no")], 2, &["start-from", "another network"]);
 

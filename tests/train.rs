@@ -282,9 +282,15 @@ fn training_starts_from_a_trained_model() {
         r.replace("steps = 300", "steps = 3\nlearning-rate = 1e-12\nfinal-learning-rate = 0.0\nstart-from = \"first/model.safetensors\"")
     };
     succeed(&["train", &recipe(dir.path(), rest), "--output", text(&at("second")), "--quiet"]);
+    succeed(&["train", &recipe(dir.path(), |r| r.replace("steps = 300", "steps = 3")), "--output", text(&at("random")), "--quiet"]);
     let [first, second] = ["first", "second"].map(|run| Model::read(&at(run).join("model.safetensors")).unwrap());
-    assert_eq!(first.parameters, second.parameters);
-    assert!(first.log_z == second.log_z && first.log_z.is_some());
+    let all = |m: &Model| [m.parameters.concat(), m.log_z.as_ref().map(|(_, z)| z.clone()).unwrap()].concat();
+    // Rounding of the average aside.
+    let most = all(&first).iter().zip(all(&second)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(
+        most < 1e-6 && first.parameters.concat() != Model::read(&at("random").join("model.safetensors")).unwrap().parameters.concat(),
+        "{most}"
+    );
     // Also where it goes on.
     succeed(&["train", "--resume", text(&at("second")), "--quiet"]);
     for (from, to, parts) in [
