@@ -8,20 +8,9 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-const PEPTIDE: [&str; 12] = [
-    "simulate",
-    "--model",
-    "mm",
-    "--replicas",
-    "3",
-    "--log-every",
-    "10",
-    "--trajectory-every",
-    "15",
-    "--checkpoint-every",
-    "20",
-    "--quiet",
-];
+const RUN: [&str; 10] =
+    ["simulate", "--replicas", "3", "--log-every", "10", "--trajectory-every", "15", "--checkpoint-every", "20", "--quiet"];
+const PEPTIDE: [&str; 2] = ["--model", "mm"];
 const EXCHANGE: [&str; 12] =
     ["exchange", "--count", "2", "--copies", "2", "--exchange-every", "10", "--log-every", "10", "--trajectory-every", "15", "--quiet"];
 
@@ -39,7 +28,7 @@ fn devices() -> Vec<&'static str> {
 fn runs_on_a_device_resume_bitwise_and_say_where_they_were() {
     let dir = tempdir().unwrap();
     for device in devices() {
-        for (i, base) in [&PEPTIDE[..], &EXCHANGE[..]].into_iter().enumerate() {
+        for (i, base) in [&with(&RUN, &PEPTIDE)[..], &EXCHANGE[..]].into_iter().enumerate() {
             let (whole, parts) = (dir.path().join(format!("{device}-{i}")), dir.path().join(format!("{device}-{i}-parts")));
             succeed(&with(base, &["--device", device, "--steps", "60", "--out", text(&whole)]));
             succeed(&with(base, &["--device", device, "--steps", "33", "--out", text(&parts)]));
@@ -57,9 +46,17 @@ fn runs_on_a_device_resume_bitwise_and_say_where_they_were() {
 #[test]
 fn a_short_run_is_that_of_the_host() {
     let dir = tempdir().unwrap();
+    // By a team for each replica, and by one for several.
+    for model in ["mm", "scoremd"] {
+        check_short_run(model, dir.path());
+    }
+}
+
+fn check_short_run(model: &str, dir: &Path) {
     let potentials = |device: &str| -> Vec<f64> {
-        let out = dir.path().join(device);
-        succeed(&with(&PEPTIDE, &["--dtype", "f64", "--device", device, "--steps", "20", "--out", text(&out)]));
+        let out = dir.join(format!("{model}-{device}"));
+        let settings = ["--model", model, "--dtype", "f64", "--device", device, "--steps", "20", "--out", text(&out)];
+        succeed(&with(&RUN, &settings));
         let log = std::fs::read_to_string(out.join("log.csv")).unwrap();
         log.lines().skip(1).flat_map(|l| l.split(',').skip(3).map(|x| x.parse().unwrap()).collect::<Vec<f64>>()).collect()
     };
@@ -67,7 +64,7 @@ fn a_short_run_is_that_of_the_host() {
     assert!(host.len() >= 18);
     for device in devices() {
         for (got, want) in potentials(device).into_iter().zip(&host) {
-            assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "{device}: {got}, {want} on the host");
+            assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "{model} on {device}: {got}, {want} on the host");
         }
     }
 }
@@ -83,6 +80,7 @@ fn what_cannot_run_there_says_so_and_writes_nothing() {
         assert!(!out.exists());
     };
     refused(&["--device", "cuda:4000"], &["cuda:4000: ", "--device cpu"]);
+    refused(&["--device", "cuda:4000", "--model", "scoremd"], &["cuda:4000: ", "--device cpu"]);
     refused(&["--device", "emulated", "--model", "lj:cutoff=2.5"], &["lennard-jones cannot supply", "no kernels for GPUs", "--device cpu"]);
     fail(&["simulate", "--device", "gpu", "--steps", "10"], 2, &["`gpu` is not a device", "cuda"]);
     assert!(String::from_utf8_lossy(&run(&["models"]).stdout).contains("f32, f64 on cpu, cuda"));

@@ -1,8 +1,9 @@
 // What every kernel begins with: scalars, teams of threads, noise. The text has two compilers: NVRTC for the device, and a
 // C++ compiler behind host.h, where each thread is a fiber.
 //
-// Defined before it: DOUBLE (where `real` is double), TEAM (threads that move one replica together), BLOCK (most
-// threads of a block), RIGID (1 where any system has rigid bonds: without them their kernels cost registers for nothing).
+// Defined before it: DOUBLE (where `real` is double), TEAM (threads of a team), GROUPED (1 where a team moves several replicas
+// of equally many atoms, else it moves one), BLOCK (most threads of a block), RIGID (1 where any system has rigid bonds: without
+// them their kernels cost registers for nothing).
 //
 // Products and sums are fused where `multiply_add` says so and nowhere else, so that a function gives the same bits wherever it is
 // inlined. Sums run in an order that depends on nothing but the system: no atomic addition anywhere, so a restart finds the same bits.
@@ -45,19 +46,50 @@ DEVICE void half_turns(real x, real* sine, real* cosine) { sincospif(x, sine, co
 
 // ---- teams ----------------------------------------------------------------------------------------------------------
 
-// The threads that move one replica: one, a warp, or a whole block.
+// The threads that move one replica: one, a warp, or a whole block; where GROUPED, those that move several replicas.
 struct Team {
-    // Which of the block's teams, and which of all: the replica.
-    int index, replica;
+    // Which of the block's teams, and which of all.
+    int index, number;
+    // Its first replica, and how many it has.
+    int replica, count;
     int lane;
+#if GROUPED
+    // Threads that share the work out: all of the team, or those with atoms of one replica.
+    int width;
+#endif
 };
 
-DEVICE Team this_team() {
+// The team of this thread, where teams have `group` replicas each.
+DEVICE Team this_team(int replicas, int group) {
     Team team;
     team.index = threadIdx.x / TEAM;
-    team.replica = blockIdx.x * (blockDim.x / TEAM) + team.index;
+    team.number = blockIdx.x * (blockDim.x / TEAM) + team.index;
     team.lane = threadIdx.x % TEAM;
+#if GROUPED
+    team.replica = team.number * group;
+    team.count = replicas - team.replica < group ? replicas - team.replica : group;
+    team.width = TEAM;
+#else
+    team.replica = team.number;
+    team.count = team.number < replicas ? 1 : 0;
+#endif
     return team;
+}
+
+// Where threads that have nothing to do are.
+const int NOWHERE = 0x7fff0000;
+
+// The threads of `team` that move the replica whose atoms this thread moves; a thread has one atom at most where GROUPED.
+DEVICE Team of_replica(const Team& team, int atoms) {
+    Team place = team;
+#if GROUPED
+    int slot = team.lane / atoms;
+    bool idle = slot >= team.count;
+    place.replica = team.replica + (idle ? 0 : slot);
+    place.lane = idle ? NOWHERE : team.lane - slot * atoms;
+    place.width = atoms;
+#endif
+    return place;
 }
 
 // Waits for the team; what its threads wrote to shared memory is then seen by all of them.
@@ -71,7 +103,11 @@ DEVICE void sync() {
 }
 
 // Shares the indices 0 .. n out over the team, always in the same way.
+#if GROUPED
+#define EACH(i, n) for (int i = team.lane; i < (n); i += team.width)
+#else
 #define EACH(i, n) for (int i = team.lane; i < (n); i += TEAM)
+#endif
 
 // ---- noise ----------------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,13 @@
-// Many steps of a plan for every replica, one team each: positions, velocities and forces stay in shared memory from the first
-// step of a launch to the last. Comes after a model's text, which defines
+// Many steps of a plan for every replica: positions, velocities and forces stay in their team's shared memory from the first step
+// of a launch to the last. Comes after a model's text, which defines
 //
 //     struct Model                                                   parameters, aligned to 8 bytes
 //     template <bool ENERGY> real forces(const Model&, const Team&, int atoms, const real* x, real* f, real* scratch)
 //
 // `forces` finds `x` complete, overwrites `f`, and returns this thread's share of the energy where ENERGY; its caller waits
-// for the team before and after. Each atom belongs to one thread in every stage, so stages need no barrier between them.
+// for the team before and after. Where GROUPED, `x` and `f` are those of all replicas of the team, one after the other, and a
+// thread's share is of the replica whose atoms it moves. Each atom belongs to one thread in every stage, so stages need no barrier
+// between them.
 
 enum StageKind { KICK, DRIFT, THERMOSTAT, DIFFUSE, REMOVE_DRIFT, FORCE };
 
@@ -42,8 +44,9 @@ struct Run {
     int* any;
     u64 seed, end, check_every;
     real position_limit, velocity_limit, bond_limit;
-    int replicas;
-    // Reals of one [N, 3] array and of a model's scratch in shared memory.
+    // All, those of a team, and atoms of the largest.
+    int replicas, group, most;
+    // Reals of the [N, 3] array of a team, and of a model's scratch in shared memory.
     int row, scratch;
     int stages;
     Stage stage[MOST_STAGES];
@@ -53,12 +56,23 @@ struct Run {
 // where there are rigid bonds.
 DEVICE int team_reals(const Run& p) { return (RIGID ? 4 : 3) * p.row + TEAM + p.scratch; }
 
-// The smallest of all threads' numbers. `votes` holds one per thread.
-DEVICE int team_min(const Team& team, int mine, int* votes) {
+// Which threads move the replica of `place`.
+DEVICE int first_lane(const Team& team, const Team& place) { return GROUPED && place.lane != NOWHERE ? team.lane - place.lane : 0; }
+DEVICE int end_lane(const Team& team, const Team& place) {
+#if GROUPED
+    return place.lane != NOWHERE ? first_lane(team, place) + place.width : 0;
+#else
+    return TEAM;
+#endif
+}
+
+// The smallest of the numbers of threads [first, end). `votes` holds one per thread of the team.
+DEVICE int least_of(const Team& team, int mine, int* votes, int first, int end) {
     votes[team.lane] = mine;
     sync();
     int least = mine;
-    for (int lane = 0; lane < TEAM; ++lane) least = votes[lane] < least ? votes[lane] : least;
+    for (int lane = first; lane < end; ++lane) least = votes[lane] < least ? votes[lane] : least;
+    sync();
     return least;
 }
 
@@ -82,20 +96,28 @@ DEVICE void remove_drift(const Team& team, int atoms, const real* mass, real* v,
 }
 
 KERNEL(run, Run) {
-    Team team = this_team();
-    if (team.replica >= p.replicas) return;
-    int r = team.replica;
+    const Team crew = this_team(p.replicas, p.group);
+    if (crew.count <= 0) return;
+    int atoms = GROUPED ? p.most : p.first[crew.replica + 1] - p.first[crew.replica];
+    const Team place = of_replica(crew, atoms);
+    int r = place.replica, begin = p.first[r], system = p.system[r];
     u64 step = p.step[r];
-    if (p.status[r] != RUNS || step >= p.end) return;
+    bool runs = place.lane != NOWHERE && p.status[r] == RUNS && step < p.end;
+    if (!GROUPED && !runs) return;
     SHARED_REALS(reals);
-    real* x = reals + team.index * team_reals(p);
-    real *v = x + p.row, *f = v + p.row, *lanes = f + p.row, *scratch = lanes + TEAM, *old = scratch + p.scratch;
-    int begin = p.first[r], atoms = p.first[r + 1] - begin, system = p.system[r];
+    real* all_x = reals + crew.index * team_reals(p);
+    real *all_f = all_x + 2 * p.row, *lanes = all_f + p.row, *all_scratch = lanes + TEAM;
+    // Of this thread's replica.
+    int slot = r - crew.replica;
+    real *x = all_x + 3 * atoms * slot, *v = x + p.row, *f = v + p.row, *scratch = all_scratch + 3 * slot;
+    real* old = all_scratch + p.scratch + 3 * atoms * slot;
     const real *inverse_mass = p.inverse_mass + 3 * p.table[r], *inverse_root_mass = p.inverse_root_mass + 3 * p.table[r];
     const real* mass = p.mass + 3 * p.table[r];
     real root_kt = p.root_kt[r];
     u32 id = p.id[r];
     int restores = p.restores[r];
+    // The threads of a replica that has stopped have nothing to do.
+    Team team = place;
     EACH(i, atoms) {
         for (int k = 3 * i; k < 3 * i + 3; ++k) {
             x[k] = p.x[3 * begin + k];
@@ -103,11 +125,17 @@ KERNEL(run, Run) {
             f[k] = p.f[3 * begin + k];
         }
     }
-    bool diverged = false;
-    while (step < p.end && !diverged) {
+    if (!runs) team.lane = NOWHERE;
+    bool began = runs, diverged = false;
+    const int none = 0x7fffffff;
+    for (;;) {
+        // To the next look of this replica, or of any in the team.
         u64 look = (step / p.check_every + 1) * p.check_every;
         look = look < p.end ? look : p.end;
-        for (; step < look; ++step) {
+        int ahead = !runs ? none : look - step < (u64)none ? (int)(look - step) : none - 1;
+        if (GROUPED) ahead = least_of(crew, ahead, reinterpret_cast<int*>(lanes), 0, TEAM);
+        if (ahead == none) break;
+        for (int k = 0; k < ahead; ++k, step += runs ? 1 : 0) {
             for (int s = 0; s < p.stages; ++s) {
                 const Stage& stage = p.stage[s];
                 if (RIGID && (stage.kind == DRIFT || stage.kind == DIFFUSE)) {
@@ -152,7 +180,7 @@ KERNEL(run, Run) {
                         break;
                     case FORCE:
                         sync();
-                        forces<false>(p.model, team, atoms, x, f, scratch);
+                        forces<false>(p.model, crew, atoms, all_x, all_f, all_scratch);
                         sync();
                         break;
                 }
@@ -163,7 +191,7 @@ KERNEL(run, Run) {
             }
         }
         // A look: numbers out of range, NaN among them, send the replica back to where it was last seen in range.
-        const int none = 0x7fffffff;
+        bool looks = runs && step == look;
         int bad = none;
         EACH(i, atoms) {
             for (int k = 3 * i; k < 3 * i + 3; ++k) {
@@ -175,19 +203,19 @@ KERNEL(run, Run) {
         // Too large a step first shows in rigid bonds that the correction cannot restore.
         real broken = RIGID ? worst_bond(p.constraints, system, team, x) : real(0);
         if (!(broken <= p.bond_limit) && bad == none) bad = 6 * atoms;
-        bad = team_min(team, bad, reinterpret_cast<int*>(lanes));
-        diverged = bad != none;
+        bad = least_of(crew, bad, reinterpret_cast<int*>(lanes), first_lane(crew, place), end_lane(crew, place));
+        diverged = diverged || looks && bad != none;
+        lanes[crew.lane] = broken;
         sync();
-        lanes[team.lane] = broken;
-        sync();
-        if (diverged && team.lane == 0) {
-            for (int lane = 0; lane < TEAM; ++lane) broken = larger(broken, lanes[lane]);
+        if (looks && diverged && team.lane == 0) {
+            for (int lane = first_lane(crew, place); lane < end_lane(crew, place); ++lane) broken = larger(broken, lanes[lane]);
             p.where[r] = bad;
             p.value[r] = bad < 3 * atoms ? x[bad] : bad < 6 * atoms ? v[bad - 3 * atoms] : broken;
             p.status[r] = DIVERGED;
             *p.any = 1;
         }
         sync();
+        if (!looks) continue;
         EACH(i, atoms) {
             for (int k = 3 * i; k < 3 * i + 3; ++k) {
                 if (diverged) {
@@ -200,12 +228,15 @@ KERNEL(run, Run) {
             }
         }
         restores = diverged ? restores + 1 : 0;
+        runs = !diverged && step < p.end;
+        if (!runs) team.lane = NOWHERE;
     }
-    if (diverged) {
-        sync();
-        forces<false>(p.model, team, atoms, x, f, scratch);
+    if (least_of(crew, diverged ? 0 : none, reinterpret_cast<int*>(lanes), 0, TEAM) != none) {
+        forces<false>(p.model, crew, atoms, all_x, all_f, all_scratch);
         sync();
     }
+    if (!began) return;
+    team = place;
     EACH(i, atoms) {
         for (int k = 3 * i; k < 3 * i + 3; ++k) {
             p.x[3 * begin + k] = x[k];
@@ -221,30 +252,32 @@ KERNEL(run, Run) {
 
 // Forces and energies at the present positions.
 KERNEL(evaluate, Run) {
-    Team team = this_team();
-    if (team.replica >= p.replicas) return;
-    int r = team.replica;
+    const Team team = this_team(p.replicas, p.group);
+    if (team.count <= 0) return;
     SHARED_REALS(reals);
     real* x = reals + team.index * team_reals(p);
     real *f = x + 2 * p.row, *lanes = f + p.row, *scratch = lanes + TEAM;
-    int begin = p.first[r], atoms = p.first[r + 1] - begin;
-    EACH(k, 3 * atoms) { x[k] = p.x[3 * begin + k]; }
+    int begin = p.first[team.replica], atoms = p.first[team.replica + 1] - begin;
+    EACH(k, 3 * atoms * team.count) { x[k] = p.x[3 * begin + k]; }
     sync();
     lanes[team.lane] = forces<true>(p.model, team, atoms, x, f, scratch);
     sync();
-    EACH(k, 3 * atoms) { p.f[3 * begin + k] = f[k]; }
-    if (team.lane == 0) {
+    EACH(k, 3 * atoms * team.count) { p.f[3 * begin + k] = f[k]; }
+    const Team place = of_replica(team, atoms);
+    if (place.lane == 0) {
         double energy = 0;
-        for (int lane = 0; lane < TEAM; ++lane) energy += lanes[lane];
-        p.energy[r] = energy;
+        for (int lane = first_lane(team, place); lane < end_lane(team, place); ++lane) energy += lanes[lane];
+        p.energy[place.replica] = energy;
     }
 }
 
 // Multiplies velocities by `scale`.
 KERNEL(rescale, Run) {
-    Team team = this_team();
-    if (team.replica >= p.replicas) return;
-    int begin = p.first[team.replica], atoms = p.first[team.replica + 1] - begin;
+    const Team crew = this_team(p.replicas, p.group);
+    if (crew.count <= 0) return;
+    int atoms = p.first[crew.replica + 1] - p.first[crew.replica];
+    const Team team = of_replica(crew, atoms);
+    int begin = p.first[team.replica];
     real scale = p.scale[team.replica];
     EACH(k, 3 * atoms) { p.v[3 * begin + k] *= scale; }
 }

@@ -19,6 +19,7 @@ pub mod mechanics;
 pub mod molecule;
 pub mod painn;
 pub mod remote;
+mod rows;
 pub mod scoremd;
 pub mod so3lr;
 pub mod spec;

@@ -56,7 +56,7 @@ impl Backend for Emulator {
     }
 
     fn processors(&self) -> usize {
-        4
+        2
     }
 
     unsafe fn allocate(&self, bytes: usize) -> Result<u64> {

@@ -19,7 +19,7 @@ mod replicas;
 #[cfg(test)]
 mod tests;
 
-pub use model::{DeviceModel, Field};
+pub use model::{DeviceModel, Field, Group};
 pub use nvrtc::Nvrtc;
 pub use provider::DeviceProvider;
 pub use replicas::{Fetch, Replicas, Stop};

@@ -15,8 +15,34 @@ pub enum Field {
     Reals(Vec<f64>),
     /// `const int*`: the numbers it points to.
     Ints(Vec<i32>),
-    /// `real*`: [`DeviceModel::spill`] reals per replica, or null where they are in shared memory behind the scratch.
+    /// `real*`: [`DeviceModel::spill`] reals per replica, or null where they are in shared memory behind the scratch. Teams of
+    /// several replicas have them in global memory.
     Spill,
+    /// `int`: reals that [`Field::Spill`] has per team.
+    SpillSize,
+}
+
+/// Replicas that share a team of threads: their rows go through a network together, so that a weight that is read is used for all
+/// of them. All have equally many atoms. What becomes of a replica must not depend on the others of its team.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Threads of a team: whole warps, at least 128, and at least one for each atom.
+    pub threads: usize,
+    /// Most replicas of a team.
+    pub replicas: usize,
+    /// Rows of a replica.
+    pub rows: usize,
+}
+
+/// Rows are worked on in tiles of this height.
+const TILE_ROWS: usize = 8;
+
+impl Group {
+    /// Reals between neighbouring features of the rows of `replicas` replicas, as in a model's text: whole tiles, and half a tile
+    /// more, so that tiles of neighbouring features lie in different banks of shared memory.
+    pub fn stride(&self, replicas: usize) -> usize {
+        (replicas * self.rows).next_multiple_of(TILE_ROWS) + TILE_ROWS / 2
+    }
 }
 
 /// The forces of a provider for devices. The text declares `struct alignas(8) Model` with the members `fields`, and the function
@@ -27,9 +53,11 @@ pub struct DeviceModel {
     pub source: &'static str,
     /// Members of `Model`, in order.
     pub fields: Vec<Field>,
-    /// Reals of scratch in shared memory, per replica.
+    /// Several replicas per team; `None` for one each.
+    pub group: Option<Group>,
+    /// Reals of scratch in shared memory, per replica; of a group per row, of which there are [`Group::stride`].
     pub scratch: usize,
-    /// Reals of scratch that may be in shared or in global memory, per replica.
+    /// Reals of scratch that may be in shared or in global memory, likewise.
     pub spill: usize,
     /// Part of the energy that does not depend on positions (kJ/mol): the host adds it, in double precision.
     pub constant: f64,
@@ -125,8 +153,9 @@ pub(super) struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Brings the numbers of `model` to the device; `spill` is memory for the replicas' scratch, where it is not shared.
-    pub(super) fn new(device: &Device, model: &DeviceModel, dtype: DType, spill: Option<Buffer>) -> Result<Self> {
+    /// Brings the numbers of `model` to the device; `spill` is memory for the replicas' scratch, where it is not shared, of
+    /// `spill_size` reals per team.
+    pub(super) fn new(device: &Device, model: &DeviceModel, dtype: DType, spill: Option<Buffer>, spill_size: usize) -> Result<Self> {
         let mut layout = Layout::new(dtype);
         let mut buffers = Vec::new();
         for field in &model.fields {
@@ -134,6 +163,7 @@ impl LoadedModel {
                 Field::Int(x) => layout.int(*x),
                 Field::Real(x) => layout.real(*x),
                 Field::Spill => layout.pointer(spill.as_ref()),
+                Field::SpillSize => layout.int(spill_size as i32),
                 Field::Reals(values) => {
                     buffers.push(device.buffer_of(&reals(dtype, values))?);
                     layout.pointer(buffers.last());

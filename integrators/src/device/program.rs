@@ -1,5 +1,6 @@
 //! The text of a program, put together from its parts.
 
+use super::DeviceModel;
 use crate::array::DType;
 
 const PRELUDE: &str = include_str!("../../kernels/prelude.cu");
@@ -24,13 +25,15 @@ pub(super) fn block(team: usize) -> usize {
 
 impl Program {
     /// Steps and forces of a model for replicas of up to `atoms` atoms, with rigid bonds or without.
-    pub(super) fn new(model: &str, dtype: DType, atoms: usize, rigid: bool) -> Self {
-        let team = team(atoms);
+    pub(super) fn new(model: &DeviceModel, dtype: DType, atoms: usize, rigid: bool) -> Self {
+        let team = model.group.map_or(team(atoms), |g| g.threads);
         let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
         let source = format!(
-            "#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n{double}{PRELUDE}\n{model}\n{CONSTRAINT}\n{STEP}",
+            "#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n#define GROUPED {}\n{double}{PRELUDE}\n{}\n{CONSTRAINT}\n{STEP}",
             block(team),
-            u8::from(rigid)
+            u8::from(rigid),
+            u8::from(model.group.is_some()),
+            model.source
         );
         Program { source }
     }

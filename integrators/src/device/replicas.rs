@@ -69,6 +69,73 @@ pub struct Stop {
     pub value: f64,
 }
 
+/// How replicas are shared out over blocks, and memory over replicas.
+struct Shape {
+    grid: Grid,
+    group: usize,
+    row: usize,
+    scratch: usize,
+    /// Reals of memory that is not shared for each team, and teams.
+    spill: Option<(usize, usize)>,
+}
+
+impl Shape {
+    /// For reals of `real` bytes.
+    fn new(device: &Device, model: &DeviceModel, provider: &str, batch: &Batch, real: usize, rigid: bool) -> Result<Self> {
+        let (replicas, most) = (batch.replicas(), batch.systems().iter().map(|s| s.len()).max().unwrap_or(0));
+        let (limit, processors) = (device.0.shared_memory(), device.0.processors());
+        let team = model.group.map_or(team(most), |g| g.threads);
+        // Removal of the drift keeps three numbers of each replica in the scratch.
+        let scratch = |group: usize| model.group.map_or(model.scratch, |g| model.scratch * g.stride(group)).max(3 * group);
+        // Rows of a group end where vectors of four can begin.
+        let row = |group: usize| if model.group.is_some() { (3 * most * group).next_multiple_of(4) } else { 3 * most };
+        let bytes = |group: usize, scratch: usize| ((3 + usize::from(rigid)) * row(group) + team + scratch) * real;
+        let too_large = bytes(1, scratch(1)) > limit;
+        if too_large || most > team && model.group.is_some() {
+            let what = if too_large {
+                format!("need {} bytes of shared memory, but a block has {limit}", bytes(1, scratch(1)))
+            } else {
+                format!("are more than the {team} threads of a team")
+            };
+            let dtype = if real == 4 { DType::F32 } else { DType::F64 };
+            return Err(no_device(device.name(), format!("{provider}: {most} atoms in {dtype} {what}"), "use --device cpu"));
+        }
+        let Some(shared) = model.group else {
+            let (mut scratch, mut spill) = (scratch(1), None);
+            if model.spill > 0 {
+                if bytes(1, scratch + model.spill) <= (SHARED_PER_WARP * team.div_ceil(32)).min(limit) {
+                    scratch += model.spill;
+                } else {
+                    spill = Some((model.spill, replicas));
+                }
+            }
+            // Replicas are spread over all processors before blocks are filled.
+            let wanted = replicas.div_ceil(8 * processors).next_power_of_two();
+            let teams = wanted.min(block(team) / team).min((limit / bytes(1, scratch)).max(1)).max(1);
+            let blocks = replicas.div_ceil(teams) as u32;
+            let grid = Grid { blocks, threads: (teams * team) as u32, shared: teams * bytes(1, scratch) };
+            return Ok(Shape { grid, group: 1, row: row(1), scratch, spill });
+        };
+        if let Some(other) = batch.systems().iter().find(|s| s.len() != most) {
+            return Err(Error::Unsupported {
+                provider: provider.to_owned(),
+                what: format!("forces on {} of {} atoms beside another of {most} on {}", other.name, other.len(), device.name()),
+                remedy: "run replicas of one molecule, or use --device cpu".into(),
+            });
+        }
+        // As above: no processor is without work while another has much.
+        let mut group = replicas.div_ceil(processors).min(shared.replicas).min(team / most.max(1)).max(1);
+        while bytes(group, scratch(group)) > limit {
+            group -= 1;
+        }
+        let blocks = replicas.div_ceil(group);
+        let spill = (model.spill > 0).then(|| (model.spill * shared.stride(group), blocks));
+        let scratch = scratch(group);
+        let grid = Grid { blocks: blocks as u32, threads: team as u32, shared: bytes(group, scratch) };
+        Ok(Shape { grid, group, row: row(group), scratch, spill })
+    }
+}
+
 /// All replicas of a batch on one device: phase, forces, energies, step counters.
 pub struct Replicas {
     device: Device,
@@ -79,8 +146,12 @@ pub struct Replicas {
     constant: f64,
     replicas: usize,
     atoms: usize,
+    /// Of the largest replica.
+    most: usize,
     grid: Grid,
-    /// Reals of one row of shared memory, and of the model's scratch there.
+    /// Replicas of a team.
+    group: usize,
+    /// Reals of one row of a team's shared memory, and of the model's scratch there.
     row: usize,
     scratch: usize,
     phase: Buffer,
@@ -119,33 +190,11 @@ impl Replicas {
         }
         let most = batch.systems().iter().map(|s| s.len()).max().unwrap_or(0);
         let real = if dtype == DType::F32 { 4 } else { 8 };
-        let team = team(most);
-        let row = 3 * most;
-        // Removal of the drift keeps three numbers in the scratch.
-        let mut scratch = model.scratch.max(3);
         let rigid = batch.systems().iter().any(|s| !s.constraints.is_empty());
-        let bytes = |scratch: usize| ((3 + usize::from(rigid)) * row + team + scratch) * real;
-        let limit = device.0.shared_memory();
-        if bytes(scratch) > limit {
-            return Err(no_device(
-                device.name(),
-                format!("{provider}: {most} atoms in {dtype} need {} bytes of shared memory, but a block has {limit}", bytes(scratch)),
-                "use --device cpu",
-            ));
-        }
-        let mut spill = None;
-        if model.spill > 0 {
-            if bytes(scratch + model.spill) <= (SHARED_PER_WARP * team.div_ceil(32)).min(limit) {
-                scratch += model.spill;
-            } else {
-                spill = Some(device.buffer(model.spill * real * replicas)?);
-            }
-        }
-        // Replicas are spread over all processors before blocks are filled.
-        let wanted = replicas.div_ceil(8 * device.0.processors()).next_power_of_two();
-        let teams = wanted.min(block(team) / team).min((limit / bytes(scratch)).max(1)).max(1);
-        let grid = Grid { blocks: replicas.div_ceil(teams) as u32, threads: (teams * team) as u32, shared: teams * bytes(scratch) };
-        let module = device.0.compile(&Program::new(model.source, dtype, most, rigid))?;
+        let Shape { grid, group, row, scratch, spill } = Shape::new(device, model, provider, batch, real, rigid)?;
+        let spill_size = spill.map_or(0, |s| s.0);
+        let spill = spill.map(|(reals, teams)| device.buffer(reals * teams * real)).transpose()?;
+        let module = device.0.compile(&Program::new(model, dtype, most, rigid))?;
 
         // Rows of the tables of masses, one set per different system.
         let mut systems: Vec<(&Arc<System>, i32)> = Vec::new();
@@ -182,13 +231,15 @@ impl Replicas {
         let [inverse, inverse_root, mass] = rows.map(|r| device.buffer_of(&reals(dtype, &r)));
         let ones = reals(dtype, &vec![1.0; replicas]);
         Ok(Replicas {
-            model: LoadedModel::new(device, model, dtype, spill)?,
+            model: LoadedModel::new(device, model, dtype, spill, spill_size)?,
             module,
             dtype,
             constant: model.constant,
             replicas,
             atoms,
+            most,
             grid,
+            group,
             row,
             scratch,
             phase: device.buffer(6 * atoms * real)?,
@@ -304,7 +355,7 @@ impl Replicas {
         p.real(guard.position);
         p.real(guard.velocity);
         p.real(MOST_VIOLATION);
-        for n in [self.replicas, self.row, self.scratch, plan.stages.len()] {
+        for n in [self.replicas, self.group, self.most, self.row, self.scratch, plan.stages.len()] {
             p.int(n as i32);
         }
         for k in 0..MOST_STAGES {

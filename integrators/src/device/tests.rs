@@ -23,6 +23,8 @@ use std::sync::Arc;
 struct Cliff {
     k: f64,
     edge: f64,
+    source: &'static str,
+    group: Option<Group>,
     capabilities: Capabilities,
 }
 
@@ -43,10 +45,34 @@ DEVICE real forces(const Model& m, const Team& team, int atoms, const real* x, r
 }
 ";
 
+/// The same by teams of several replicas, each thread for an atom of another thread.
+const GROUPED_CLIFF: &str = "
+struct alignas(8) Model {
+    real k, edge;
+};
+template <bool ENERGY>
+DEVICE real forces(const Model& m, const Team& team, int atoms, const real* x, real* f, real* scratch) {
+    int rows = team.count * atoms;
+    EACH(i, rows) {
+        int j = rows - 1 - i;
+        Vector at = load(x, j);
+        real zero = at.x < m.edge ? real(0) : real(1) / real(0);
+        store(f, j, -m.k * at - vector(zero, 0, 0));
+        scratch[j] = real(0.5) * m.k * dot(at, at);
+    }
+    sync();
+    return team.lane < rows ? scratch[team.lane] : real(0);
+}
+";
+
 impl Cliff {
+    fn grouped(self, atoms: usize) -> Self {
+        Cliff { source: GROUPED_CLIFF, group: Some(Group { threads: 128, replicas: 5, rows: atoms }), ..self }
+    }
+
     fn new(k: f64, edge: f64) -> Self {
         let capabilities = Capabilities { units: UnitSystem::Reduced, ..Capabilities::potential("cliff").with_kernels() };
-        Cliff { k, edge, capabilities }
+        Cliff { k, edge, source: CLIFF, group: None, capabilities }
     }
 }
 
@@ -60,7 +86,8 @@ impl LaneKernel for Cliff {
     }
 
     fn device_model(&self) -> Option<DeviceModel> {
-        Some(DeviceModel { source: CLIFF, fields: vec![Field::Real(self.k), Field::Real(self.edge)], scratch: 0, spill: 0, constant: 0.0 })
+        let fields = vec![Field::Real(self.k), Field::Real(self.edge)];
+        Some(DeviceModel { source: self.source, fields, group: self.group, scratch: 1, spill: 0, constant: 0.0 })
     }
 
     #[inline(always)]
@@ -110,7 +137,7 @@ fn noise_has_the_integers_of_the_host() {
     let (n, noise, replica, step) = (300, Noise::new(0x0123_4567_89ab_cdef), 77, (5u64 << 40) + 12_345);
     for device in devices() {
         for dtype in [DType::F32, DType::F64] {
-            let module = device.0.compile(&Program::new(CLIFF, dtype, 1, false)).unwrap();
+            let module = device.0.compile(&Program::new(&Cliff::new(1.0, 1.0).device_model().unwrap(), dtype, 1, false)).unwrap();
             let bits = device.buffer(16 * n).unwrap();
             let normal = device.buffer(24 * n).unwrap();
             let mut p = Layout::new(dtype);
@@ -149,9 +176,10 @@ fn steps_compile_for_gpus() {
         }
     };
     let model = Cliff::new(1.0, 1.0).device_model().unwrap();
-    for atoms in [1, 20, 200] {
+    let grouped = Cliff::new(1.0, 1.0).grouped(20).device_model().unwrap();
+    for (model, atoms) in [(&model, 1), (&model, 20), (&model, 200), (&grouped, 20)] {
         for target in [80, 90, 100].into_iter().filter(|t| nvrtc.targets.contains(t)) {
-            assert!(nvrtc.check(&model, DType::F32, atoms, target).unwrap() > 1000);
+            assert!(nvrtc.check(model, DType::F32, atoms, target).unwrap() > 1000);
         }
     }
     let broken = DeviceModel { source: "struct Model { missing x; };", ..model };
@@ -210,17 +238,48 @@ fn quantity(x: f64) -> Quantity {
     Quantity::bare(x)
 }
 
-fn run(provider: &mut dyn ForceProvider, name: &str, dtype: DType, pieces: &[u64]) -> (Array, Array) {
-    let (batch, positions) = zoo();
+/// Systems of five atoms each: one of them frozen, fewer axes, rigid clusters.
+fn uniform_zoo() -> (Batch, Vec<f64>) {
+    let mut frozen = System::particles("frozen", 5, 2.0);
+    frozen.masses[2] = 0.0;
+    let mut flat = System::particles("flat", 5, 1.0);
+    flat.axes = [true, false, true];
+    let mut rigid = System::particles("rigid", 5, 1.0);
+    (rigid.masses[0], rigid.masses[2]) = (12.0, 12.0);
+    rigid.constraints = [(0, 1), (2, 3), (2, 4)].map(|(i, j)| Constraint { atoms: [i, j], length: 1.0 }).into();
+    let systems: Vec<Arc<System>> = [frozen, flat, rigid].map(Arc::new).into();
+    let order = [2, 0, 1, 0, 2, 2, 1, 1, 0, 2];
+    let batch = Batch::new(order.iter().map(|&s| systems[s].clone()).collect(), (20..30).collect()).unwrap();
+    let mut positions = Vec::new();
+    for (b, &s) in order.iter().enumerate() {
+        let z: Vec<[f64; 3]> = (0..5).map(|i| Noise::new(3).normals(i, b as u32, 0, Purpose::Displacement)).collect();
+        let mut at: Vec<[f64; 3]> = z.iter().map(|z| [0, 1, 2].map(|a| if systems[s].axes[a] { 0.3 * z[a] } else { 0.0 })).collect();
+        for c in &systems[s].constraints {
+            let [i, j] = c.atoms.map(|a| a as usize);
+            let length = z[j].iter().map(|z| z * z).sum::<f64>().sqrt();
+            at[j] = [0, 1, 2].map(|a| at[i][a] + c.length / length * z[j][a]);
+        }
+        positions.extend(at.into_flattened());
+    }
+    (batch, positions)
+}
+
+fn run(
+    provider: &mut dyn ForceProvider,
+    (batch, positions): &(Batch, Vec<f64>),
+    name: &str,
+    dtype: DType,
+    pieces: &[u64],
+) -> (Array, Array) {
     let spec = DynamicsSpec::named(name, quantity(0.02), quantity(2.0)).unwrap();
     let mut dynamics = Dynamics::new(&spec, UnitSystem::Reduced, true).unwrap();
-    let mut state = State::at_rest(&batch, &positions, dtype).unwrap();
+    let mut state = State::at_rest(batch, positions, dtype).unwrap();
     for (b, kt) in state.kt.iter_mut().enumerate() {
         *kt = 0.2 + 0.1 * b as f64;
     }
-    draw_velocities(&batch, &mut state, Noise::new(1), true);
-    let mut out = Output::new(&batch, dtype, Want::FORCES);
-    let mut ctx = Context { batch: &batch, state: &mut state, provider, out: &mut out, noise: Noise::new(1 << 40) };
+    draw_velocities(batch, &mut state, Noise::new(1), true);
+    let mut out = Output::new(batch, dtype, Want::FORCES);
+    let mut ctx = Context { batch, state: &mut state, provider, out: &mut out, noise: Noise::new(1 << 40) };
     dynamics.prepare(&mut ctx).unwrap();
     for &n in pieces {
         dynamics.run(&mut ctx, n).unwrap();
@@ -230,14 +289,18 @@ fn run(provider: &mut dyn ForceProvider, name: &str, dtype: DType, pieces: &[u64
 
 #[test]
 fn every_stage_is_that_of_the_host() {
-    let kernel = || LaneProvider::new(Cliff::new(3.0, 1e9));
+    check_stages(&|| LaneProvider::new(Cliff::new(3.0, 1e9)), &zoo());
+    check_stages(&|| LaneProvider::new(Cliff::new(3.0, 1e9).grouped(5)), &uniform_zoo());
+}
+
+fn check_stages(kernel: &dyn Fn() -> LaneProvider<Cliff>, start: &(Batch, Vec<f64>)) {
     for (dtype, tolerance) in [(DType::F32, 2e-5_f64), (DType::F64, 1e-12)] {
         let mut first = Vec::new();
         for device in devices() {
             for (n, name) in DynamicsSpec::NAMES.iter().enumerate() {
-                let (phase, forces) = run(&mut kernel(), name, dtype, &[12]);
+                let (phase, forces) = run(&mut kernel(), start, name, dtype, &[12]);
                 let mut provider = DeviceProvider::new(&device, &kernel()).unwrap();
-                let got = run(&mut provider, name, dtype, &[12]);
+                let got = run(&mut provider, start, name, dtype, &[12]);
                 for (what, got, want) in [("phase", &got.0, &phase), ("forces", &got.1, &forces)] {
                     for k in 0..want.len() {
                         let (got, want) = (got.get(k), want.get(k));
@@ -251,7 +314,7 @@ fn every_stage_is_that_of_the_host() {
                         );
                     }
                 }
-                assert!(got == run(&mut provider, name, dtype, &[5, 7]), "{name} {dtype} {device:?}: two pieces differ");
+                assert!(got == run(&mut provider, start, name, dtype, &[5, 7]), "{name} {dtype} {device:?}: two pieces differ");
                 if device.kind() == "emulated" {
                     first.push(got.clone());
                     assert!(first[n] == got, "{name} {dtype} {device:?}: the order of threads matters");
@@ -263,12 +326,16 @@ fn every_stage_is_that_of_the_host() {
 
 /// Twelve particles in a well with a cliff that some of them fall from.
 fn falling(policy: OnDivergence, device: Option<&Device>, edge: f64) -> Result<Ensemble> {
+    falling_kernel(policy, device, Cliff::new(1.0, edge))
+}
+
+fn falling_kernel(policy: OnDivergence, device: Option<&Device>, kernel: Cliff) -> Result<Ensemble> {
     let batch = Batch::uniform(Arc::new(System::particles("particle", 1, 1.0)), 12, 30).unwrap();
     let mut state = State::at_rest(&batch, &[0.1; 36], DType::F64).unwrap();
     state.kt.fill(0.5);
     let dynamics = Dynamics::new(&DynamicsSpec::Baoab { dt: quantity(0.05), friction: quantity(1.0) }, UnitSystem::Reduced, false).unwrap();
     let guard = Guard { check_every: 10, policy, ..Guard::default() };
-    let (provider, noise, pool) = (LaneProvider::new(Cliff::new(1.0, edge)), Noise::new(8), toys::pool(1));
+    let (provider, noise, pool) = (LaneProvider::new(kernel), Noise::new(8), toys::pool(1));
     match device {
         None => Ensemble::new(batch, &state, &provider, &dynamics, noise, pool, guard),
         Some(device) => Ensemble::on_device(batch, &state, &provider, &dynamics, noise, pool, guard, device),
@@ -284,9 +351,11 @@ fn divergence_is_met_as_on_the_host() {
         host.run(95).and_then(|()| host.run(145)).is_ok() && host.take_divergences().len() > 1
     };
     let edge = (0..20).map(|k| 1.95 - 0.02 * f64::from(k)).find(|&e| falls(e)).unwrap();
-    for device in [Device::emulated(Order::Forwards), Device::emulated(Order::Shuffled)] {
+    let kernels = [|edge| Cliff::new(1.0, edge), |edge| Cliff::new(1.0, edge).grouped(1)];
+    for (device, kernel) in [Order::Forwards, Order::Shuffled].into_iter().flat_map(|o| kernels.map(|k| (Device::emulated(o), k))) {
         for policy in [OnDivergence::Freeze, OnDivergence::Restore] {
-            let (mut host, mut there) = (falling(policy, None, edge).unwrap(), falling(policy, Some(&device), edge).unwrap());
+            let (mut host, mut there) =
+                (falling(policy, None, edge).unwrap(), falling_kernel(policy, Some(&device), kernel(edge)).unwrap());
             let (mut seen, mut seen_there) = (Vec::new(), Vec::new());
             for steps in [95, 5, 140] {
                 host.run(steps).unwrap();
@@ -310,7 +379,7 @@ fn divergence_is_met_as_on_the_host() {
             }
         }
         let (mut host, mut there) =
-            (falling(OnDivergence::Stop, None, edge).unwrap(), falling(OnDivergence::Stop, Some(&device), edge).unwrap());
+            (falling(OnDivergence::Stop, None, edge).unwrap(), falling_kernel(OnDivergence::Stop, Some(&device), kernel(edge)).unwrap());
         let steps = |e: Error| match e {
             Error::Diverged { replica, step, what } => (replica as usize, step, what),
             other => panic!("{other}"),
@@ -369,6 +438,13 @@ fn what_does_not_fit_is_refused() {
     let mut provider = DeviceProvider::new(&device, &LaneProvider::new(Cliff::new(1.0, 1.0))).unwrap();
     let message = provider.prepare(&batch, DType::F64).unwrap_err().to_string();
     assert!(message.contains("9000 atoms in f64") && message.contains("--device cpu"), "{message}");
+    let batch = zoo().0;
+    let mut provider = DeviceProvider::new(&device, &LaneProvider::new(Cliff::new(1.0, 1.0).grouped(5))).unwrap();
+    let message = provider.prepare(&batch, DType::F64).unwrap_err().to_string();
+    assert!(message.contains("one molecule"), "{message}");
+    let batch = Batch::uniform(Arc::new(System::particles("many", 200, 1.0)), 1, 0).unwrap();
+    let message = provider.prepare(&batch, DType::F64).unwrap_err().to_string();
+    assert!(message.contains("200 atoms in f64 are more than the 128 threads"), "{message}");
     let Err(error) = DeviceProvider::new(&device, &LaneProvider::new(toys::Well::new(1.0, 1.0))) else { panic!("a well without kernels") };
     let message = error.to_string();
     assert!(message.contains("well cannot supply forces on emulated GPU") && message.contains("--device cpu"), "{message}");

@@ -29,7 +29,7 @@ fn wells<V: Lanes>(t: V::Token, h: f64, tilt: f64, x: V) -> (V, V) {
 /// The kernels of both; `stiffness` is 0 in one dimension.
 fn device_model(barrier: f64, tilt: f64, stiffness: f64) -> DeviceModel {
     let fields = [barrier, tilt, stiffness].map(Field::Real).to_vec();
-    DeviceModel { source: include_str!("../../kernels/double_well.cu"), fields, scratch: 0, spill: 0, constant: 0.0 }
+    DeviceModel { source: include_str!("../../kernels/double_well.cu"), fields, group: None, scratch: 0, spill: 0, constant: 0.0 }
 }
 
 fn check_tilt(model: &str, tilt: f64) -> Result<f64> {

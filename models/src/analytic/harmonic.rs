@@ -69,7 +69,7 @@ impl LaneKernel for Harmonic {
         let mut fields = vec![Field::Reals(self.centre.clone()), Field::Real(self.stiffness)];
         fields.extend(self.axes.map(|a| Field::Int(i32::from(a))));
         fields.push(Field::Int(i32::from(!self.centre.is_empty())));
-        Some(DeviceModel { source: include_str!("../../kernels/harmonic.cu"), fields, scratch: 0, spill: 0, constant: 0.0 })
+        Some(DeviceModel { source: include_str!("../../kernels/harmonic.cu"), fields, group: None, scratch: 0, spill: 0, constant: 0.0 })
     }
 
     #[inline(always)]

@@ -56,7 +56,14 @@ impl LaneKernel for LennardJones {
 
     fn device_model(&self) -> Option<DeviceModel> {
         let fields = vec![Field::Real(self.sigma * self.sigma), Field::Real(self.epsilon)];
-        Some(DeviceModel { source: include_str!("../../kernels/lennard_jones.cu"), fields, scratch: 0, spill: 0, constant: 0.0 })
+        Some(DeviceModel {
+            source: include_str!("../../kernels/lennard_jones.cu"),
+            fields,
+            group: None,
+            scratch: 0,
+            spill: 0,
+            constant: 0.0,
+        })
     }
 
     #[inline(always)]

@@ -66,7 +66,14 @@ impl LaneKernel for MullerBrown {
 
     fn device_model(&self) -> Option<DeviceModel> {
         let fields = TERMS.iter().flat_map(|t| [t.amplitude, t.a, t.b, t.c, t.x0, t.y0].map(Field::Real)).collect();
-        Some(DeviceModel { source: include_str!("../../kernels/muller_brown.cu"), fields, scratch: 0, spill: 0, constant: 0.0 })
+        Some(DeviceModel {
+            source: include_str!("../../kernels/muller_brown.cu"),
+            fields,
+            group: None,
+            scratch: 0,
+            spill: 0,
+            constant: 0.0,
+        })
     }
 
     #[inline(always)]

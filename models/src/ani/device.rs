@@ -48,7 +48,14 @@ impl Model {
         let units = [KJ_PER_HARTREE, FORCE].map(|unit| unit / self.members as f64);
         fields.extend(reals.into_iter().chain(units).map(Field::Real));
         let constant = known.iter().map(|&e| elements[e].self_energy).sum::<f64>() * KJ_PER_HARTREE;
-        DeviceModel { source: include_str!("../../kernels/ani.cu"), fields, scratch: SURROUNDINGS * types.len(), spill, constant }
+        DeviceModel {
+            source: include_str!("../../kernels/ani.cu"),
+            fields,
+            group: None,
+            scratch: SURROUNDINGS * types.len(),
+            spill,
+            constant,
+        }
     }
 }
 

@@ -54,6 +54,13 @@ impl Tables<f64> {
         fields.extend(numbers.iter().chain(&shape).chain(&flags).map(|&k| Field::Int(k as i32)));
         let rescaling = born.map_or([0.0; 3], |g| [g.rescaling.alpha, g.rescaling.beta, g.rescaling.gamma]);
         fields.extend(rescaling.map(Field::Real));
-        DeviceModel { source: include_str!("../../kernels/mechanics.cu"), fields, scratch: 10 * n, spill: large, constant: 0.0 }
+        DeviceModel {
+            source: include_str!("../../kernels/mechanics.cu"),
+            fields,
+            group: None,
+            scratch: 10 * n,
+            spill: large,
+            constant: 0.0,
+        }
     }
 }

@@ -8,6 +8,8 @@
 #[cfg(test)]
 pub(crate) mod analytic;
 pub mod config;
+#[cfg(test)]
+mod device_tests;
 pub mod domain;
 pub mod fixed_time;
 pub mod fokker_planck;

@@ -2,7 +2,7 @@
 
 use super::config::{Body, ExpertConfig, Head};
 use super::domain::Domain;
-use super::fixed_time::FixedTime;
+use super::fixed_time::{FixedTime, Units};
 use super::model::Model;
 use crate::analytic::{Toy, Trained, check_axes};
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::weights::WeightsFile;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::units::BOLTZMANN;
 use scorefield_integrators::{
-    Batch, Capabilities, DType, ForceProvider, Input, Kind, Output, Quantity, Result as ContractResult, System, UnitSystem,
+    Batch, Capabilities, DType, DeviceModel, ForceProvider, Input, Kind, Output, Quantity, Result as ContractResult, System, UnitSystem,
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -231,7 +231,7 @@ impl ScoreProvider {
             energy,
             energies_comparable: false,
             units: model.units,
-            ..Capabilities::potential(name)
+            ..Capabilities::potential(name).with_kernels()
         };
         let kt = model.temperature * if model.units == UnitSystem::Si { BOLTZMANN } else { 1.0 };
         let transferable = model.is_transferable().then(|| model.clone());
@@ -324,6 +324,13 @@ impl ForceProvider for ScoreProvider {
             DType::F32 => self.work32.evaluate(self.model.scale, self.kt, input, out),
             DType::F64 => self.work64.evaluate(self.model.scale, self.kt, input, out),
         }
+    }
+
+    fn device_model(&self, system: &System) -> Option<DeviceModel> {
+        let of_beads = self.transferable.as_ref().map(|from| from.for_beads(system)).transpose().ok()?;
+        let model = of_beads.as_ref().unwrap_or(&self.model);
+        let (config, parameters) = (&model.config.experts[self.expert], &model.parameters[self.expert]);
+        FixedTime::<f64>::new(config, parameters, &[], self.time).ok()?.device_model(Units { scale: model.scale, kt: self.kt })
     }
 
     fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {

@@ -3,6 +3,7 @@
 //! What depends on the time and the beads only is computed when the time is set; forward and the hand-written way back to the
 //! coordinates work on blocks of rows that stay in the second-level cache. A row has the same bits alone and in any batch.
 
+mod device;
 mod fold;
 mod graph;
 mod perceptron;
@@ -13,6 +14,7 @@ pub(crate) mod tests;
 
 use super::config::{BeadFeatures, Body, ExpertConfig, Head, RESIDUE_TABLES};
 use crate::error::{Error, Result};
+pub(crate) use device::Units;
 use fold::{Constants, Folded};
 use perceptron::Perceptron;
 use scorefield_integrators::simd::{AlignedBuffer, SimdReal, dispatch};

@@ -8,22 +8,22 @@ use scorefield_integrators::Real;
 use scorefield_integrators::simd::{AlignedBuffer, Lanes, SimdReal};
 
 /// One layer after the first.
-struct Layer<T> {
-    forward: Panels<T>,
-    back: Panels<T>,
-    bias: Vec<T>,
+pub(super) struct Layer<T> {
+    pub(super) forward: Panels<T>,
+    pub(super) back: Panels<T>,
+    pub(super) bias: Vec<T>,
 }
 
 /// A perceptron, ready for evaluation at one time after another.
 pub(super) struct Perceptron<T> {
-    dimension: usize,
+    pub(super) dimension: usize,
     /// Widths of the hidden layers.
-    widths: Vec<usize>,
-    first: [Panels<T>; 2],
-    hidden: Vec<Layer<T>>,
+    pub(super) widths: Vec<usize>,
+    pub(super) first: [Panels<T>; 2],
+    pub(super) hidden: Vec<Layer<T>>,
     /// Weights of the energy (and their bias), or the layer of the score.
-    energy: Option<(Vec<T>, f64)>,
-    scores: Option<(Panels<T>, Vec<T>)>,
+    pub(super) energy: Option<(Vec<T>, f64)>,
+    pub(super) scores: Option<(Panels<T>, Vec<T>)>,
     /// What the first bias is made from: features of the time to outputs, and the bias.
     times: (Vec<f64>, Vec<f64>),
     config: ExpertConfig,

@@ -40,6 +40,15 @@ impl<T: SimdReal> Panels<T> {
         Panels { inner, columns: wide, data }
     }
 
+    /// The element of inner index `k` and column `c`; zero beyond the matrix.
+    pub(super) fn at(&self, k: usize, c: usize) -> T {
+        if k >= self.inner || c >= self.columns {
+            return T::default();
+        }
+        let first = c / PANEL * PANEL;
+        self.data[self.inner * first + k * PANEL.min(self.columns - first) + c - first]
+    }
+
     /// Multiply-adds of a product with one row.
     pub(super) fn multiply_adds(&self) -> usize {
         self.inner * self.columns
