@@ -3,6 +3,7 @@
 
 mod assignment;
 pub mod config;
+mod device;
 mod kernels;
 pub mod local;
 pub mod model;
@@ -19,6 +20,8 @@ pub use config::{Head, PainnConfig};
 pub use model::PainnModel;
 pub use provider::{PainnProvider, PainnSpec};
 
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]

@@ -8,7 +8,9 @@ use super::surroundings::{LIST_FROM, Surroundings, Unfit};
 use crate::error::Result;
 use scorefield_integrators::Result as ContractResult;
 use scorefield_integrators::simd::SimdReal;
-use scorefield_integrators::{Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output};
+use scorefield_integrators::{
+    Batch, Capabilities, Clock, DType, DeviceModel, Error as ContractError, ForceProvider, Input, Kind, Output, System,
+};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,7 +21,7 @@ const ATOMS_PER_CHUNK: usize = 144;
 /// Pairs of an atom that memory is taken for in large systems; a liquid within 5 Å has some 25. More of them grow it once.
 const PAIRS_PER_ATOM: usize = 32;
 /// Å per nm.
-const ANGSTROMS: f64 = 10.0;
+pub(super) const ANGSTROMS: f64 = 10.0;
 
 /// The pseudo-force field that this program brings along: molecules of H, C, N and O as in QM9.
 static EMBEDDED: &[u8] = include_bytes!("../../../data/models/qm9/gpff-small.safetensors");
@@ -132,6 +134,8 @@ impl PainnProvider {
                 ..potential
             },
         };
+        let on_devices = !capabilities.needs_noise_level && super::device::fits(&model.config);
+        let capabilities = if on_devices { capabilities.with_kernels() } else { capabilities };
         let per_atom = if let Meaning::Energy { per_atom, .. } = model.output { per_atom } else { 0.0 };
         let mut references = vec![per_atom; TYPES];
         model.references.iter().for_each(|&(z, e)| references.get_mut(z as usize).into_iter().for_each(|r| *r += e));
@@ -308,6 +312,11 @@ impl ForceProvider for PainnProvider {
             DType::F32 => self.work32.evaluate(shared.single.get_or_init(|| shared.pack()), shared, input, out),
             DType::F64 => self.work64.evaluate(shared.double.get_or_init(|| shared.pack()), shared, input, out),
         }
+    }
+
+    fn device_model(&self, system: &System) -> Option<DeviceModel> {
+        let shared = &self.shared;
+        shared.device_model(shared.double.get_or_init(|| shared.pack()), &system.types)
     }
 
     fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {
