@@ -542,10 +542,12 @@ DEVICE Work work_of(const Model& m, const Team& team, int n, real* scratch) {
     return w;
 }
 
-// Rows that a gate takes from w.fresh and the way back needs again.
-DEVICE void keep(const Team& team, const Model& m, const Work& w, real* to) {
-    EACH(k, m.wide * w.stride) { to[k] = w.fresh[k]; }
-    sync();
+// A gate of what is new in w.fresh, which the way back finds again in what is kept: far behind the next barrier.
+DEVICE Gate gate_ahead(const Team& team, const Model& m, const Work& w, const Kept& kept, const real* old, int layer, int half) {
+    EACH(k, m.wide * w.stride) { kept.fresh[half][k] = w.fresh[k]; }
+    Gate gate = gate_of(m, w, kept, old, layer, half);
+    gate.fresh = w.fresh;
+    return gate;
 }
 
 // Forces of the rows; afterwards energies are in w.energy.
@@ -570,17 +572,15 @@ FUNCTION void forces_of(const Model& m, const Team& team, int n, const real* x, 
         Kept kept = kept_of(m, w, spill, l);
         if (l == 0) first_attention(team, m, w, kept);
         else attention(team, m, w, kept, l);
-        keep(team, m, w, kept.fresh[0]);
-        Gate gate = gate_of(m, w, kept, l ? kept_of(m, w, spill, l - 1).after : 0, l, 0);
+        Gate gate = gate_ahead(team, m, w, kept, l ? kept_of(m, w, spill, l - 1).after : 0, l, 0);
         gate_and_normalise(team, m, w, gate, kept.middle, kept.unit[1], kept.inverse[1]);
         if (m.potential && l + 1 == m.layers) {
             energies(team, m, w, kept, l, g);
         } else {
             feed_forward(team, m, w, kept, l);
-            keep(team, m, w, kept.fresh[1]);
             // The normalised features are the next layer's; behind the last they are of no use, and do no harm.
             Kept next = kept_of(m, w, spill, l + 1 < m.layers ? l + 1 : l);
-            gate_and_normalise(team, m, w, gate_of(m, w, kept, 0, l, 1), kept.after, next.unit[0], next.inverse[0]);
+            gate_and_normalise(team, m, w, gate_ahead(team, m, w, kept, 0, l, 1), kept.after, next.unit[0], next.inverse[0]);
         }
     }
     if (!m.potential) {
