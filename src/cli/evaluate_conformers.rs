@@ -13,7 +13,7 @@ use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec};
 use scorefield_integrators::units::{BOLTZMANN, KJ_PER_KCAL};
 use scorefield_integrators::{DType, Dimension, Quantity, UnitSystem};
 use scorefield_models::ditmc::checks::Faults;
-use scorefield_models::ditmc::ensemble::{Comparison, Distances};
+use scorefield_models::ditmc::ensemble::{Comparison, Coverage, Distances};
 use scorefield_models::molecule::{Compare, Graph, Identity, Perceiver};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -30,7 +30,9 @@ Examples:
 
 The protocol of GEOM: RMSD of heavy atoms, least over rotations and exchanges of equivalent atoms. Coverage is the part of the reference
 conformers with a generated one nearer than the threshold (recall), and the reverse (precision); AMR the mean of the least RMSD. Means and
-medians are over molecules; molecules without generated conformers are left out and counted. Errors are bootstrapped over molecules.
+medians are over molecules; molecules without generated conformers are left out and counted, as DiTMC's authors do, or with
+--missing-as-zero have no coverage, as those of Torsional Diffusion have it (AMR is of the others in both). Errors are bootstrapped over
+molecules. GEOM's thresholds are 0.5 A for QM9 and 0.75 A for DRUGS, with twice as many generated conformers as there are (-n 2K).
 Conformers belong to the molecule of their SMILES property, else to that of their bonds and coordinates.
 Energies are those of minima: all conformers, generated and reference, are relaxed with the same provider first.";
 
@@ -60,6 +62,9 @@ pub(super) struct EvaluateConformersFlags {
     /// Temperature of the mean energy of an ensemble [default: 298.15 K]
     #[arg(long, value_name = "TEMPERATURE", allow_hyphen_values = true, requires = "relax")]
     pub(super) temperature: Option<Quantity>,
+    /// Molecules without generated conformers count with coverage 0
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true)]
+    pub(super) missing_as_zero: Option<bool>,
     /// Write scores as JSON; `-` for standard output
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
@@ -176,7 +181,8 @@ pub(super) fn run(flags: EvaluateConformersFlags, runtime: &Runtime) -> Result<O
         }
     };
     let molecules: Vec<Molecule> = runtime.pool.install(|| pairs.into_par_iter().zip(energies).map(compare).collect());
-    let scores = scores(&molecules, &thresholds, runtime.seed);
+    let zeros = if flags.missing_as_zero == Some(true) { missing } else { 0 };
+    let scores = scores(&molecules, zeros, &thresholds, runtime.seed);
     let text = report(&scores, &molecules, (right, all, missing));
     let json = serde_json::json!({
         "molecules": molecules.len(),
@@ -378,10 +384,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-fn scores(molecules: &[Molecule], thresholds: &[f64], seed: u64) -> Vec<Score> {
+/// Scores of `molecules`, and of `zeros` more that have no coverage.
+fn scores(molecules: &[Molecule], zeros: usize, thresholds: &[f64], seed: u64) -> Vec<Score> {
     let mut scores = Vec::new();
     for &t in thresholds {
-        let coverage: Vec<_> = molecules.iter().map(|m| m.distances.coverage(t)).collect();
+        let none = std::iter::repeat_n(Coverage::default(), zeros);
+        let coverage: Vec<_> = molecules.iter().map(|m| m.distances.coverage(t)).chain(none).collect();
         scores.push(Score::new("coverage recall", Some(t), Unit::Part, &coverage.iter().map(|c| c.recall).collect::<Vec<_>>(), seed));
         scores.push(Score::new("coverage precision", Some(t), Unit::Part, &coverage.iter().map(|c| c.precision).collect::<Vec<_>>(), seed));
     }
