@@ -44,7 +44,7 @@ fn conformers(c: &mut Criterion) {
         for smiles in MOLECULES {
             let context = context(smiles, vocabulary);
             for count in [1, 16] {
-                let draws: Vec<Draw<'_>> = (0..count).map(|id| Draw { id, round: 0, given: None }).collect();
+                let draws: Vec<Draw<'_>> = (0..count).map(|id| Draw { id, round: 0, given: None, start: None }).collect();
                 group.throughput(Throughput::Elements(u64::from(count) * STEPS as u64));
                 let name = BenchmarkId::new(format!("{preset}, {} atoms", context.len()), count);
                 group.bench_function(name, |b| b.iter(|| pool.install(|| sampler.draw(&settings, &context, noise, &draws))));

@@ -207,3 +207,123 @@ fn the_built_in_model_draws_and_energies_are_plotted() {
     let json = succeed(&["evaluate", &at("water.xyz"), "--model", "ditmc:smiles=O", "--json", "-", "--quiet"]);
     assert!(json.contains("pseudo-force"), "{json}");
 }
+
+/// The example: forces whose noise level follows the clock find both minima of hydrogen peroxide from one of them, each as often, and
+/// springs keep them from the other.
+#[test]
+fn annealed_forces_hop_between_minima() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    for file in ["minima.xyz", "recipe.toml", "hop.toml", "held.toml"] {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/5_hopping").join(file);
+        std::fs::copy(example, folder.path().join(file)).unwrap();
+    }
+    succeed(&["train", &at("recipe.toml"), "--output", &at("run"), "--quiet"]);
+    // Torsions (degrees) of 16 replicas at the end of each of two periods; all begin at 112.
+    let torsions = |model: &str| -> Vec<f64> {
+        let flags = ["--replicas", "16", "--dt", "0.5 fs", "--friction", "10 /ps", "--time", "4 ps", "--log-every", "0", "--seed", "2"];
+        let output = ["--trajectory-every", "4000", "--trajectory-format", "extxyz", "--out", &at(model), "--overwrite", "--quiet"];
+        let model = at(&format!("{model}.toml"));
+        succeed(&[&["simulate", &at("minima.xyz"), "--model", &model, "--temperature", "300 K"], &flags[..], &output].concat());
+        let frames = std::fs::read_to_string(Path::new(output[5]).join("trajectory.extxyz")).unwrap();
+        let lines: Vec<&str> = frames.lines().collect();
+        let torsion = |atoms: &[&str]| {
+            let x: Vec<[f64; 3]> = atoms
+                .iter()
+                .map(|l| l.split_whitespace().skip(1).take(3).map(|w| w.parse().unwrap()).collect::<Vec<f64>>().try_into().unwrap())
+                .collect();
+            let sub = |a: [f64; 3], b: [f64; 3]| [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
+            let cross = |a: [f64; 3], b: [f64; 3]| [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+            let dot = |a: [f64; 3], b: [f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+            // H O O H are atoms 2, 0, 1, 3.
+            let (a, b, c) = (sub(x[0], x[2]), sub(x[1], x[0]), sub(x[3], x[1]));
+            let (m, n) = (cross(a, b), cross(b, c));
+            (dot(b, b).sqrt() * dot(a, n)).atan2(dot(m, n)).to_degrees()
+        };
+        lines.chunks_exact(6).map(|f| torsion(&f[2..])).collect()
+    };
+    let (free, held) = (torsions("hop"), torsions("held"));
+    assert!(free.len() == 32 && held.len() == 32);
+    let minima = |all: &[f64]| all.iter().filter(|t| (t.abs() - 112.0).abs() < 40.0).count();
+    assert!(minima(&free) >= 30 && minima(&held) >= 30, "{free:?} {held:?}");
+    // Of 32 fair coins 5 or fewer, or 27 or more, fall on one side once in 12000 throws.
+    let right = free.iter().filter(|t| **t > 0.0).count();
+    assert!((6..=26).contains(&right), "{free:?}");
+    assert!(held.iter().filter(|t| **t > 0.0).count() >= 30, "{held:?}");
+}
+
+/// A folder laid out as GEOM's: ensembles come out that are trained on and evaluated. Needs RDKit.
+#[test]
+fn pickles_of_geom_become_ensembles() {
+    let python = std::env::var_os("SCOREFIELD_RDKIT").map(|p| Path::new(&p).join("bin/python"));
+    let Some(python) = python.filter(|p| p.exists()) else {
+        println!("skipped: SCOREFIELD_RDKIT names no Python environment with RDKit");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    // Four molecules; one is of two parts. Weights fall against the order of the file; one conformer has lost a bond, one its hand.
+    let script = r#"
+import pickle, sys, numpy
+from pathlib import Path
+from rdkit import Chem
+from rdkit.Chem import AllChem
+root = Path(sys.argv[1])
+(root / "qm9").mkdir()
+def conformers(smiles, n):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    ids = list(AllChem.EmbedMultipleConfs(mol, n, randomSeed=3))
+    return [Chem.Mol(mol, confId=k) for k in ids]
+for name, smiles, n in [("a", "CCCO", 4), ("b", "C[C@H](N)O", 3), ("c", "CO.O", 1), ("d", "CCC=O", 3)]:
+    mols = conformers(smiles, n)
+    if name == "a":
+        broken = Chem.RWMol(mols[0]); broken.RemoveBond(2, 3); mols[0] = broken.GetMol()
+    if name == "b":
+        mols.append(conformers("C[C@@H](N)O", 1)[0])
+    entries = [{"rd_mol": m, "boltzmannweight": 0.1 * (k + 1) if k < n else 0.01, "totalenergy": -30.0 - 0.001 * k, "relativeenergy": 0.6 * (n - 1 - k), "geom_id": k} for k, m in enumerate(mols)]
+    pickle.dump({"smiles": smiles, "conformers": entries, "charge": 0, "uniqueconfs": n}, open(root / "qm9" / f"{name}.pickle", "wb"))
+split = numpy.empty(3, dtype=object)
+split[:] = [[0, 2], [1], [3]]
+numpy.save(root / "split0.npy", split, allow_pickle=True)
+pickle.dump({"CCC=O": conformers("CCC=O", 2)}, open(root / "test_mols.pkl", "wb"))
+"#;
+    let command = |arguments: &[&str]| {
+        let output = std::process::Command::new(&python).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    command(&["-c", script, &at("")]);
+    let converter = concat!(env!("CARGO_MANIFEST_DIR"), "/data/scripts/convert_geom.py");
+    let printed = command(&[converter, &at("qm9"), "--output", &at("geom"), "--split", &at("split0.npy"), "--most", "2"]);
+    for line in ["1 molecules of several parts", "1 conformers in several parts", "1 conformers with another handedness"] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    let part = |name: &str| std::fs::read_to_string(folder.path().join("geom").join(name)).unwrap();
+    // The heaviest conformers first, two of each molecule but all of test.
+    let (train, test) = (part("train.sdf"), part("test.sdf"));
+    assert_eq!([&train, &part("validation.sdf"), &test].map(|sdf| sdf.matches("$$$$").count()), [2, 2, 3]);
+    assert!(train.find("0.400000").unwrap() < train.find("0.300000").unwrap(), "{train}");
+    assert!(train.contains(">  <energy_kJ_mol>") && train.contains(&format!("{:.6}", -30.003 * 2625.4996394799)), "{train}");
+    command(&[converter, &at("test_mols.pkl"), "--output", &at("td")]);
+
+    let reference = at("geom/test.sdf");
+    let printed = succeed(&["evaluate-conformers", &reference, "--reference", &reference, "--quiet"]);
+    assert!(printed.contains("1 molecule, 3 reference and 3 generated") && printed.contains("100.00 %"), "{printed}");
+    let printed = succeed(&["evaluate-conformers", &at("td/test.sdf"), "--reference", &reference, "--quiet"]);
+    assert!(printed.contains("1 molecule, 3 reference and 2 generated"), "{printed}");
+    // Of two molecules one has no conformers: it is left out, or has no coverage.
+    std::fs::write(at("both.sdf"), format!("{train}{test}")).unwrap();
+    let recall = |more: &[&str]| -> f64 {
+        let base = ["evaluate-conformers", &reference, "--reference", &at("both.sdf"), "--json", "-", "--quiet"];
+        let json: serde_json::Value = serde_json::from_str(&succeed(&[&base[..], more].concat())).unwrap();
+        assert_eq!(json["missing"], 1);
+        json["scores"][0]["mean"].as_f64().unwrap()
+    };
+    assert_eq!((recall(&[]), recall(&["--missing-as-zero"])), (1.0, 0.5));
+    let recipe = RECIPE.replace("molecules.xyz", "geom/train.sdf").replace("steps = 1200", "steps = 2");
+    std::fs::write(at("recipe.toml"), recipe).unwrap();
+    succeed(&["train", &at("recipe.toml"), "-o", &at("run"), "--quiet"]);
+    // Twice as many as there are.
+    let draw = ["conformers", "--input", &reference, "-n", "2K", "--attempts", "40", "-o", &at("out.sdf"), "--quiet"];
+    assert!(succeed(&draw).contains("6 conformers of"));
+}

@@ -4,7 +4,7 @@ use super::denoising::check_writable;
 use super::input::{FrameStream, Model, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
-use crate::generation::conformers::{ANGSTROMS, Conformer, Recipe, Relaxation, Subject, Tally, ensemble, graph_of};
+use crate::generation::conformers::{ANGSTROMS, Conformer, Hop, Recipe, Relaxation, Subject, Tally, ensemble, graph_of};
 use crate::io::{ReadOptions, write_atomically, write_frames};
 use crate::report::plots::{LinePlot, Series, line_plot};
 use crate::signals::Interrupt;
@@ -33,7 +33,8 @@ Examples:
   scorefield conformers --input rough.sdf --refine 0.8 --steps 10 -n 1 --model ditmc.safetensors -o refined.sdf
 
 Files of molecules: SMILES (.smi, .txt; one per line, a name after it), SDF, MOL2, or coordinates whose bonds are perceived. Every
-conformer is checked: bonds, clashes, handedness of each centre, E/Z of each double bond; wrong ones are drawn anew.
+conformer is checked: bonds, clashes, handedness of each centre, E/Z of each double bond; wrong centres are turned around on the way and
+afterwards, what is still wrong is drawn anew.
 Table: molecule,name,conformer,energy_kJ_mol,relative_kJ_mol,rounds.
 Exit code 1 if a molecule is left without conformers, 130 if interrupted; what was done by then is written.";
 
@@ -69,6 +70,16 @@ pub(super) struct ConformersFlags {
     /// Start from the structures in the file with the noise of this time, from 0 (nothing is left of them) to below 1
     #[arg(long, value_name = "T", help_heading = "Sampler")]
     pub(super) refine: Option<f64>,
+    /// Hop from conformer to conformer: each is the one before after the noise of this time (0: nothing is left of it) and its way back
+    #[arg(long, value_name = "T", help_heading = "Sampler")]
+    pub(super) hop: Option<f64>,
+    /// Chains of hops that run beside each other [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Sampler")]
+    pub(super) chains: Option<u32>,
+    /// What is done about handedness and E/Z: steer (on the way, then mend), mend (turn wrong centres around and refine) or redraw
+    /// [default: steer]
+    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
+    pub(super) stereo: Option<String>,
     /// How far the graph leads, for models trained with guidance: above 1 beyond what the network alone says [default: 1]
     #[arg(long, value_name = "X", help_heading = "Sampler")]
     pub(super) guidance: Option<f64>,
@@ -148,6 +159,7 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
             runtime.say(format_args!("{} has pseudo-forces: conformers are not ranked", forces.capabilities().name));
         }
     }
+    let hop = flags.hop.map(|time| Hop { time, chains: flags.chains.unwrap_or(8) });
     let noise = Noise::new(runtime.seed);
     let single = runtime.dtype.unwrap_or(DType::F32) == DType::F32;
     let (single, double) = (single.then(|| Sampler::<f32>::new(&model)), (!single).then(|| Sampler::<f64>::new(&model)));
@@ -171,7 +183,14 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
             ..RelaxOptions::default()
         },
     });
-    let recipe = Recipe { draw: &draw, attempts: flags.attempts.unwrap_or(25), relaxation, duplicates: threshold };
+    let recipe = Recipe {
+        draw: &draw,
+        attempts: flags.attempts.unwrap_or(25),
+        mend: flags.stereo.as_deref() != Some("redraw"),
+        hop,
+        relaxation,
+        duplicates: threshold,
+    };
     runtime.say(format_args!(
         "{}: {} molecule{}, {} steps; {}, {} threads, seed {}",
         flags.model.as_ref().map_or("the built-in model".into(), |f| f.display().to_string()),
@@ -194,7 +213,7 @@ pub(super) fn run(flags: ConformersFlags, runtime: &Runtime) -> Result<Outcome> 
             Count::TwiceTheFile => 2 * subject.structures.len() as u32,
         };
         let fresh;
-        let subject = match settings.start > 0.0 {
+        let subject = match settings.start > 0.0 || hop.is_some() {
             true => subject,
             // Structures of the file only said how many are wanted.
             false => {
@@ -245,8 +264,24 @@ fn settings(flags: &ConformersFlags) -> Result<SamplerSettings> {
         churn: flags.churn.unwrap_or(plain.churn),
         start: flags.refine.unwrap_or(plain.start),
         guidance: flags.guidance.unwrap_or(plain.guidance),
+        steer: match flags.stereo.as_deref() {
+            None | Some("steer") => true,
+            Some("mend" | "redraw") => false,
+            Some(other) => return usage(format!("--stereo {other} is not known; known are steer, mend and redraw"))?,
+        },
     };
     settings.check().map_err(|e| Error::Usage(e.to_string()))?;
+    match flags.hop {
+        Some(time) if !(0.0..1.0).contains(&time) => {
+            return usage(format!("--hop {time}: give a time from 0 (nothing is left of the conformer before) to below 1"))?;
+        }
+        Some(_) if flags.refine.is_some() => return usage("--hop and --refine both say where to start; leave one out")?,
+        None if flags.chains.is_some() => return usage("--chains is a setting of --hop; leave it out or give --hop")?,
+        _ => {}
+    }
+    if flags.chains == Some(0) {
+        return usage("--chains 0: give at least one")?;
+    }
     if flags.refine.is_some() && flags.input.is_none() {
         return usage("--refine needs structures; name their file with --input")?;
     }
@@ -274,7 +309,13 @@ fn subjects(flags: &ConformersFlags, vocabulary: Vocabulary, runtime: &Runtime) 
     if let Some(path) = &flags.input {
         match path.extension().and_then(|e| e.to_str()) {
             Some("smi" | "smiles" | "txt") => smiles_file(path, vocabulary, &mut subjects)?,
-            _ => structure_file(path, flags.refine.is_some() || flags.count.is_some(), vocabulary, &mut subjects, runtime)?,
+            _ => structure_file(
+                path,
+                flags.refine.is_some() || flags.hop.is_some() || flags.count.is_some(),
+                vocabulary,
+                &mut subjects,
+                runtime,
+            )?,
         }
     }
     if subjects.is_empty() {

@@ -163,7 +163,7 @@ pub(super) fn run(flags: GenerateEnsemblesFlags, runtime: &Runtime) -> Result<Ou
             }
         };
         let relaxation = Relaxation { pool, provider: forces.provider(), method: method.clone(), options };
-        let recipe = Recipe { draw: &draw, attempts: 3, relaxation: Some(relaxation), duplicates: distinct };
+        let recipe = Recipe { draw: &draw, attempts: 3, mend: false, hop: None, relaxation: Some(relaxation), duplicates: distinct };
         // Few proposals are enough where nothing turns.
         let count = if torsions.is_empty() && sampler.is_none() { proposals.min(4) } else { proposals };
         let (conformers, tally) = ensemble(&subject, count, (index as u32).wrapping_mul(proposals), &recipe)?;

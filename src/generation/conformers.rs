@@ -8,6 +8,7 @@ use scorefield_integrators::{ForceProvider, Progress, System};
 use scorefield_models::ditmc::GraphContext;
 use scorefield_models::ditmc::checks::{Faults, mirror_if_all_wrong};
 use scorefield_models::ditmc::ensemble::Comparison;
+use scorefield_models::ditmc::handedness::Handedness;
 use scorefield_models::ditmc::sampler::Draw;
 use scorefield_models::molecule::{Compare, Convention, Graph, Perceiver, Vocabulary};
 use std::fmt;
@@ -72,6 +73,8 @@ pub struct Tally {
     pub drawn: usize,
     /// Mirrored, which mended all their centres.
     pub mirrored: usize,
+    /// Refined after wrong centres were turned around.
+    pub mended: usize,
     /// Rejected for broken bonds.
     pub bonds: usize,
     /// Rejected for atoms that are too close.
@@ -98,6 +101,7 @@ impl Tally {
         for (a, b) in [
             (&mut self.drawn, o.drawn),
             (&mut self.mirrored, o.mirrored),
+            (&mut self.mended, o.mended),
             (&mut self.bonds, o.bonds),
             (&mut self.clashes, o.clashes),
             (&mut self.centres, o.centres),
@@ -125,11 +129,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} conformers of {} drawn; {} mirrored; rejected for bonds {}, clashes {}, handedness {}, E/Z {}, not finite {}; given up {}; lost in \
+            "{} conformers of {} drawn; {} mirrored, {} mended; rejected for bonds {}, clashes {}, handedness {}, E/Z {}, not finite {}; given up {}; lost in \
              relaxation {}; duplicates {}",
             self.kept,
             self.drawn,
             self.mirrored,
+            self.mended,
             self.bonds,
             self.clashes,
             self.centres,
@@ -182,12 +187,25 @@ impl Relaxation<'_> {
 pub struct Recipe<'a> {
     /// Draws.
     pub draw: &'a DrawConformers<'a>,
-    /// How often a conformer that is wrong is drawn anew.
+    /// How often a conformer is drawn at most, refinements not counted.
     pub attempts: u32,
+    /// Turn wrong centres and double bonds around and refine what is wrong, before it is drawn anew.
+    pub mend: bool,
+    /// Conformers follow from each other.
+    pub hop: Option<Hop>,
     /// Relax them with these forces, and rank them by energy.
     pub relaxation: Option<Relaxation<'a>>,
     /// Conformers nearer than this (Å, heavy atoms) are duplicates; 0 keeps all.
     pub duplicates: f64,
+}
+
+/// Chains of conformers: each is the one before after noise and its way back, so that a chain hops from minimum to minimum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hop {
+    /// The time whose noise a hop begins with: the smaller, the further.
+    pub time: f64,
+    /// Chains that run beside each other.
+    pub chains: u32,
 }
 
 /// A delivered conformer.
@@ -208,7 +226,12 @@ pub struct Conformer {
 /// # Errors
 /// Where relaxation cannot begin.
 pub fn ensemble(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) -> Result<(Vec<Conformer>, Tally)> {
-    let (mut conformers, mut tally) = drawn(subject, count, first, recipe);
+    let structures = &subject.structures;
+    let given = |k: u32| (!structures.is_empty()).then(|| (structures[k as usize % structures.len()].as_slice(), None));
+    let (mut conformers, mut tally) = match recipe.hop {
+        None => drawn(subject, (0..count).collect(), &given, first, recipe),
+        Some(hop) => hopped(subject, count, first, hop, recipe),
+    };
     if let Some(relaxation) = &recipe.relaxation {
         let before = conformers.len();
         conformers = relaxed(subject, conformers, relaxation)?;
@@ -226,20 +249,71 @@ pub fn ensemble(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) 
     Ok((conformers, tally))
 }
 
-/// Draws until all are right or attempts are used up.
-fn drawn(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) -> (Vec<Conformer>, Tally) {
+/// Chains of conformers: conformer `k` follows from the last one of chain `k mod chains`, the first ones from the molecule's structures or
+/// from noise.
+fn hopped(subject: &Subject, count: u32, first: u32, hop: Hop, recipe: &Recipe<'_>) -> (Vec<Conformer>, Tally) {
+    let chains = hop.chains.clamp(1, count.max(1));
+    let structures = &subject.structures;
+    let start = |c: u32| (!structures.is_empty()).then(|| structures[c as usize % structures.len()].clone());
+    let mut last: Vec<Option<Vec<f64>>> = (0..chains).map(start).collect();
+    let (mut all, mut tally) = (Vec::new(), Tally::default());
+    for from in (0..count).step_by(chains as usize) {
+        let numbers = (from..count.min(from + chains)).collect();
+        let given = |k: u32| last[(k % chains) as usize].as_deref().map(|x| (x, Some(hop.time)));
+        let (done, counts) = drawn(subject, numbers, &given, first, recipe);
+        tally.add(&counts);
+        for conformer in &done {
+            last[(conformer.number % chains) as usize] = Some(conformer.x.clone());
+        }
+        all.extend(done);
+    }
+    (all, tally)
+}
+
+/// Where a draw starts, and at which time.
+type Start<'a> = Option<(&'a [f64], Option<f64>)>;
+
+/// What is left to draw.
+struct Pending {
+    number: u32,
+    /// The last draw with its centres turned around.
+    mended: Option<Vec<f64>>,
+    /// How often that was done since it was drawn anew.
+    mends: u32,
+    /// How often it was drawn anew, the first time among them.
+    draws: u32,
+}
+
+/// The time from which mended conformers are refined: late enough for the centres to stay, early enough for strain to go.
+const MENDED_FROM: f64 = 0.8;
+/// How often a conformer is mended before it is drawn anew.
+const MOST_MENDS: u32 = 3;
+
+/// Draws conformers `numbers` until all are right or attempts are used up; `given` is where they start.
+fn drawn<'a>(
+    subject: &Subject,
+    numbers: Vec<u32>,
+    given: &dyn Fn(u32) -> Start<'a>,
+    first: u32,
+    recipe: &Recipe<'_>,
+) -> (Vec<Conformer>, Tally) {
     let graph = &subject.context.graph;
+    let handedness = recipe.mend.then(|| Handedness::new(graph));
     let mut tally = Tally::default();
     let mut done = Vec::new();
-    let mut pending: Vec<u32> = (0..count).collect();
-    for round in 0..recipe.attempts.max(1) {
-        let structures = &subject.structures;
-        let given = |k: u32| (!structures.is_empty()).then(|| structures[k as usize % structures.len()].as_slice());
-        let draws: Vec<Draw<'_>> = pending.iter().map(|&k| Draw { id: first.wrapping_add(k), round, given: given(k) }).collect();
+    let mut pending: Vec<Pending> = numbers.into_iter().map(|number| Pending { number, mended: None, mends: 0, draws: 1 }).collect();
+    for round in 0.. {
+        let draws: Vec<Draw<'_>> = pending
+            .iter()
+            .map(|p| {
+                let from = p.mended.as_deref().map_or_else(|| given(p.number), |x| Some((x, Some(MENDED_FROM))));
+                Draw { id: first.wrapping_add(p.number), round, given: from.map(|f| f.0), start: from.and_then(|f| f.1) }
+            })
+            .collect();
         let drawn = (recipe.draw)(&subject.context, &draws);
         tally.drawn += drawn.len();
         let mut next = Vec::new();
-        for (&number, mut x) in pending.iter().zip(drawn) {
+        for (&Pending { number, mends, draws, .. }, mut x) in pending.iter().zip(drawn) {
             let mut faults = Faults::of(graph, &x);
             if faults.is_stereo_only() && mirror_if_all_wrong(graph, &faults, &mut x) {
                 tally.mirrored += 1;
@@ -249,7 +323,16 @@ fn drawn(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) -> (Vec
                 done.push(Conformer { number, x, energy: None, rounds: round });
             } else {
                 tally.reject(&faults);
-                next.push(number);
+                let may = mends < MOST_MENDS && !faults.not_finite;
+                let mended = may && handedness.as_ref().is_some_and(|h| h.mend_or_mirror(graph, &mut x));
+                tally.mended += usize::from(mended);
+                if mended {
+                    next.push(Pending { number, mended: Some(x), mends: mends + 1, draws });
+                } else if draws < recipe.attempts {
+                    next.push(Pending { number, mended: None, mends: 0, draws: draws + 1 });
+                } else {
+                    tally.given_up += 1;
+                }
             }
         }
         pending = next;
@@ -257,7 +340,6 @@ fn drawn(subject: &Subject, count: u32, first: u32, recipe: &Recipe<'_>) -> (Vec
             break;
         }
     }
-    tally.given_up = pending.len();
     done.sort_by_key(|c| c.number);
     (done, tally)
 }
@@ -325,11 +407,60 @@ mod tests {
             };
             draws.iter().map(one).collect()
         };
-        let recipe = Recipe { draw: &draw, attempts: 3, relaxation: None, duplicates: 0.0 };
+        let recipe = Recipe { draw: &draw, attempts: 3, mend: true, hop: None, relaxation: None, duplicates: 0.0 };
         let (conformers, tally) = ensemble(&subject, 4, 100, &recipe).unwrap();
         assert_eq!(conformers.iter().map(|c| (c.number, c.rounds)).collect::<Vec<_>>(), vec![(0, 0), (1, 0), (2, 1)]);
         assert_eq!((tally.drawn, tally.mirrored, tally.bonds, tally.not_finite, tally.given_up, tally.kept), (7, 1, 1, 3, 1, 3));
         let (conformers, tally) = ensemble(&subject, 3, 100, &Recipe { duplicates: 0.1, ..recipe }).unwrap();
         assert_eq!((conformers.len(), tally.duplicates), (1, 2));
+    }
+
+    /// One of two centres wrong: it is turned around and refined from there; without mending all is drawn anew until attempts are used up.
+    #[test]
+    fn single_wrong_centres_are_mended() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/molecule/centres.json");
+        let file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let glucose = file.as_array().unwrap().iter().find(|m| m["name"] == "glucose").unwrap();
+        let right: Vec<f64> = glucose["positions"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        // Galactose is glucose with one centre turned around.
+        let graph = Graph::from_smiles("OC[C@H]1O[C@@H](O)[C@H](O)[C@@H](O)[C@H]1O").unwrap();
+        let subject = Subject::new("galactose".into(), &graph, Vocabulary::Drugs).unwrap();
+        assert_eq!(Faults::of(&subject.context.graph, &right).centres.len(), 1);
+        let seen = std::sync::Mutex::new(Vec::new());
+        // What is refined stays as it is; all else is glucose.
+        let draw = |_: &GraphContext, draws: &[Draw<'_>]| -> Vec<Vec<f64>> {
+            seen.lock().unwrap().extend(draws.iter().map(|d| d.start));
+            draws.iter().map(|d| d.given.map_or_else(|| right.clone(), <[f64]>::to_vec)).collect()
+        };
+        let recipe = |mend| Recipe { draw: &draw, attempts: 4, mend, hop: None, relaxation: None, duplicates: 0.0 };
+        let (conformers, tally) = ensemble(&subject, 2, 0, &recipe(true)).unwrap();
+        assert_eq!((conformers.len(), tally.drawn, tally.mended, tally.centres), (2, 4, 2, 2), "{tally}");
+        assert!(conformers.iter().all(|c| Faults::of(&subject.context.graph, &c.x).is_empty()));
+        assert_eq!(*seen.lock().unwrap(), vec![None, None, Some(MENDED_FROM), Some(MENDED_FROM)]);
+        let (conformers, tally) = ensemble(&subject, 2, 0, &recipe(false)).unwrap();
+        assert_eq!((conformers.len(), tally.drawn, tally.mended, tally.given_up), (0, 8, 0, 2));
+    }
+
+    /// Chains go on from their own last conformer, and from it again where a hop failed.
+    #[test]
+    fn hops_follow_from_each_other() {
+        let graph = Graph::from_smiles("C").unwrap();
+        let subject = Subject::new("methane".into(), &graph, Vocabulary::Drugs).unwrap();
+        let methane = [0.0, 0.0, 0.0, 0.63, 0.63, 0.63, -0.63, -0.63, 0.63, -0.63, 0.63, -0.63, 0.63, -0.63, -0.63];
+        // A hop shifts all by 1 Å and marks its chain; conformer 2 fails.
+        let draw = |_: &GraphContext, draws: &[Draw<'_>]| -> Vec<Vec<f64>> {
+            let hop = |d: &Draw<'_>| -> Vec<f64> {
+                let from = d.given.map_or_else(|| methane.iter().map(|x| x + 100.0 * f64::from(d.id)).collect(), <[f64]>::to_vec);
+                assert_eq!(d.start, d.given.map(|_| 0.3));
+                if d.id == 2 { vec![f64::NAN; 15] } else { from.iter().map(|x| x + 1.0).collect() }
+            };
+            draws.iter().map(hop).collect()
+        };
+        let hop = Some(Hop { time: 0.3, chains: 2 });
+        let recipe = Recipe { draw: &draw, attempts: 1, mend: true, hop, relaxation: None, duplicates: 0.0 };
+        let (conformers, tally) = ensemble(&subject, 6, 0, &recipe).unwrap();
+        let at: Vec<(u32, f64)> = conformers.iter().map(|c| (c.number, c.x[0])).collect();
+        assert_eq!(at, vec![(0, 1.0), (1, 101.0), (3, 102.0), (4, 2.0), (5, 103.0)]);
+        assert_eq!((tally.drawn, tally.given_up, tally.kept), (6, 1, 5));
     }
 }

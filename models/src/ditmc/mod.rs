@@ -10,6 +10,7 @@ pub mod ensemble;
 mod equivariant;
 #[cfg(test)]
 mod golden;
+pub mod handedness;
 mod kernels;
 mod layers;
 mod layout;

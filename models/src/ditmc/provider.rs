@@ -2,6 +2,9 @@
 //!
 //! With `y = x₁ + σ_y ε` and x̂₁ the expected clean structure, `k_B T (x̂₁ − y)/σ_y²` is the mean force of the data blurred by σ_y
 //! (Tweedie's formula, H. Robbins, 1956): physical for data of a temperature, a pseudo-force for minima.
+//!
+//! The level can follow the clock of a run ([`Annealing`]): from a large σ_y, where minima are joined, down to a small one, and again. One
+//! Langevin run then hops between conformers and ends in minima (annealed Langevin dynamics, Y. Song and S. Ermon, arXiv 1907.05600).
 
 use super::context::{GraphContext, centre};
 use super::layout::Layout;
@@ -13,7 +16,8 @@ use crate::molecule::Graph;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::units::{BOLTZMANN, Dimension};
 use scorefield_integrators::{
-    Batch, Capabilities, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Quantity, Result as ContractResult, UnitSystem,
+    Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Quantity, Result as ContractResult,
+    UnitSystem,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -36,6 +40,15 @@ pub struct DitmcSpec {
     /// σ_y, by default the smallest that the network was trained with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigma: Option<Quantity>,
+    /// With `period`: the level that every period begins with; it falls to `sigma`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_max: Option<Quantity>,
+    /// Time from `sigma-max` to `sigma`, over and over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<Quantity>,
+    /// Levels of a period [default: 16].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<usize>,
     /// Temperature of the factor k_B T; of networks trained at a temperature it is theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<Quantity>,
@@ -56,8 +69,47 @@ impl DitmcSpec {
         };
         let sigma = resolve("sigma", &self.sigma, Dimension::LENGTH)?.map(|nm| nm * ANGSTROMS);
         let temperature = resolve("temperature", &self.temperature, Dimension::TEMPERATURE)?;
-        DitmcProvider::new(model, &graph, sigma, temperature)
+        let most = resolve("sigma-max", &self.sigma_max, Dimension::LENGTH)?.map(|nm| nm * ANGSTROMS);
+        let annealing = match (most, resolve("period", &self.period, Dimension::TIME)?) {
+            (None, None) if self.levels.is_none() => None,
+            (Some(sigma), Some(period)) => Some(Annealing { sigma, period, levels: self.levels.unwrap_or(16) }),
+            _ => return Err(fail("annealing", &"give sigma-max and period, which belong together; levels are those between them")),
+        };
+        DitmcProvider::new(model, &graph, sigma, temperature)?.annealed(annealing)
     }
+}
+
+/// Noise levels that follow the clock: within each period down a geometric ladder, as long on each rung.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Annealing {
+    /// The first level (Å).
+    pub sigma: f64,
+    /// ps.
+    pub period: f64,
+    /// Rungs; the last one is the provider's own level.
+    pub levels: usize,
+}
+
+impl Annealing {
+    /// The rungs (Å) down to `least`.
+    fn ladder(&self, least: f64) -> Vec<f64> {
+        let last = (self.levels.max(2) - 1) as f64;
+        (0..=last as usize).map(|k| self.sigma * (least / self.sigma).powf(k as f64 / last)).collect()
+    }
+
+    /// The rung at a time (ps). A step ends at its time: what begins with a period belongs to its first rung.
+    fn rung(&self, time: f64) -> usize {
+        let phase = time / self.period;
+        (((phase - phase.floor()) * self.levels as f64) as usize).min(self.levels - 1)
+    }
+}
+
+/// What the network is asked at one noise level.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Level {
+    time: f64,
+    /// k (kJ/mol/nm²): the force is k (x̂₁ − y).
+    stiffness: f64,
 }
 
 /// Time at which `x_t/t` is a clean structure with noise of standard deviation `sigma` (Å); without one the smallest there is.
@@ -109,9 +161,12 @@ fn pack<T: SimdReal>(model: &DitmcModel) -> Parameters<T> {
 pub struct DitmcProvider {
     shared: Arc<Shared>,
     capabilities: Capabilities,
-    time: f64,
-    /// k (kJ/mol/nm²): the force is k (x̂₁ − y).
-    stiffness: f64,
+    /// One, or the rungs of the annealing.
+    levels: Arc<[Level]>,
+    annealing: Option<Annealing>,
+    kelvin: f64,
+    /// The smallest level (Å).
+    sigma: f64,
     work32: Prepared<f32>,
     work64: Prepared<f64>,
 }
@@ -119,13 +174,15 @@ pub struct DitmcProvider {
 struct Prepared<T> {
     work: Option<Work<T>>,
     replicas: usize,
+    /// The time that the network was told last.
+    time: f64,
     x: Vec<f64>,
     clean: Vec<f64>,
 }
 
 impl<T> Default for Prepared<T> {
     fn default() -> Self {
-        Prepared { work: None, replicas: 0, x: Vec::new(), clean: Vec::new() }
+        Prepared { work: None, replicas: 0, time: f64::NAN, x: Vec::new(), clean: Vec::new() }
     }
 }
 
@@ -165,12 +222,53 @@ impl DitmcProvider {
             ..Capabilities::potential(ARCHITECTURE)
         };
         let shared = Arc::new(Shared { model, context, single: OnceLock::new(), double: OnceLock::new() });
-        Ok(DitmcProvider { shared, capabilities, time, stiffness, work32: Prepared::default(), work64: Prepared::default() })
+        let levels = Arc::new([Level { time, stiffness }]);
+        let (work32, work64) = (Prepared::default(), Prepared::default());
+        Ok(DitmcProvider { shared, capabilities, levels, annealing: None, kelvin, sigma, work32, work64 })
     }
 
-    /// The time at which the network is asked.
+    /// The same with levels that follow the clock: time of the network and force constant with them. Where there is no time, as in a
+    /// relaxation, the smallest level stays.
+    ///
+    /// # Errors
+    /// Where the network does not know one of the levels, or they do not fall.
+    pub fn annealed(mut self, annealing: Option<Annealing>) -> Result<Self> {
+        let Some(a) = annealing else { return Ok(self) };
+        let refuse = |name: &str, value: &dyn std::fmt::Display, remedy: &str| Err(Error::parameter("ditmc", name, value, remedy));
+        if !(2..=1000).contains(&a.levels) {
+            return refuse("levels", &a.levels, "give 2 to 1000");
+        }
+        if !(a.period > 0.0 && a.period.is_finite()) {
+            return refuse("period", &format!("{} ps", a.period), "give a time above zero");
+        }
+        if !(a.sigma > self.sigma && a.sigma.is_finite()) {
+            return refuse("sigma-max", &format!("{} A", a.sigma), &format!("give a length above the smallest level, {} A", self.sigma));
+        }
+        let level = |sigma: f64| -> Result<Level> {
+            let (time, _) = time(&self.shared.model.path, Some(sigma))?;
+            Ok(Level { time, stiffness: BOLTZMANN * self.kelvin / (sigma / ANGSTROMS).powi(2) })
+        };
+        // The last rung is the level that there was.
+        let mut levels = a.ladder(self.sigma)[..a.levels - 1].iter().map(|&s| level(s)).collect::<Result<Vec<_>>>()?;
+        levels.push(self.levels[0]);
+        self.levels = levels.into();
+        self.annealing = annealing;
+        // There is no one stiffness.
+        self.capabilities.stiffness = None;
+        Ok(self)
+    }
+
+    /// The time at which the network is asked at the smallest level.
     pub fn time(&self) -> f64 {
-        self.time
+        self.levels[self.levels.len() - 1].time
+    }
+
+    /// The level at the run's clock.
+    fn level(&self, clock: Clock) -> Level {
+        match (self.annealing, clock) {
+            (Some(a), Clock::Physical { time }) => self.levels[a.rung(time)],
+            _ => self.levels[self.levels.len() - 1],
+        }
     }
 }
 
@@ -186,17 +284,21 @@ impl<T: SimdReal> Prepared<T> {
         let together = (ATOMS_PER_CHUNK / context.len()).max(1).min(replicas);
         (0..together).for_each(|_| work.add(p, 0, &self.x));
         work.forward(p);
-        (self.work, self.replicas) = (Some(work), replicas);
+        (self.work, self.replicas, self.time) = (Some(work), replicas, time);
     }
 
-    fn evaluate(&mut self, provider: (&Parameters<T>, &GraphContext, f64, f64), input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
-        let (p, context, time, stiffness) = provider;
+    fn evaluate(&mut self, provider: (&Parameters<T>, &GraphContext, Level), input: &Input<'_>, out: &mut Output) -> ContractResult<()> {
+        let (p, context, Level { time, stiffness }) = provider;
         let batch = input.batch;
         let Some(work) = self.work.as_mut().filter(|_| self.replicas == batch.replicas()) else {
             return Err(ContractError::Invalid(
                 "DiTMC was asked for forces of another batch than it was prepared for; prepare it anew".into(),
             ));
         };
+        if time != self.time {
+            work.set_times(p, std::iter::once(time));
+            self.time = time;
+        }
         let positions = input.positions.typed::<T>()?;
         let forces = out.forces.typed_mut::<T>()?;
         let chunk = (ATOMS_PER_CHUNK / context.len()).max(1);
@@ -251,9 +353,10 @@ impl ForceProvider for DitmcProvider {
                 remedy: "give the structure's own `smiles`; `scorefield conformers` writes structures in the right order".into(),
             });
         }
+        let time = self.time();
         match dtype {
-            DType::F32 => self.work32.prepare(single.get_or_init(|| pack(model)), context, self.time, batch.replicas()),
-            DType::F64 => self.work64.prepare(double.get_or_init(|| pack(model)), context, self.time, batch.replicas()),
+            DType::F32 => self.work32.prepare(single.get_or_init(|| pack(model)), context, time, batch.replicas()),
+            DType::F64 => self.work64.prepare(double.get_or_init(|| pack(model)), context, time, batch.replicas()),
         }
         Ok(())
     }
@@ -268,10 +371,10 @@ impl ForceProvider for DitmcProvider {
             });
         }
         let Shared { model, context, single, double } = &*self.shared;
-        let (time, stiffness) = (self.time, self.stiffness);
+        let level = self.level(input.clock);
         match input.positions.dtype() {
-            DType::F32 => self.work32.evaluate((single.get_or_init(|| pack(model)), context, time, stiffness), input, out),
-            DType::F64 => self.work64.evaluate((double.get_or_init(|| pack(model)), context, time, stiffness), input, out),
+            DType::F32 => self.work32.evaluate((single.get_or_init(|| pack(model)), context, level), input, out),
+            DType::F64 => self.work64.evaluate((double.get_or_init(|| pack(model)), context, level), input, out),
         }
     }
 
@@ -279,8 +382,10 @@ impl ForceProvider for DitmcProvider {
         Ok(Box::new(DitmcProvider {
             shared: self.shared.clone(),
             capabilities: self.capabilities.clone(),
-            time: self.time,
-            stiffness: self.stiffness,
+            levels: self.levels.clone(),
+            annealing: self.annealing,
+            kelvin: self.kelvin,
+            sigma: self.sigma,
             work32: Prepared::default(),
             work64: Prepared::default(),
         }))
@@ -346,6 +451,89 @@ mod tests {
         assert!(DitmcProvider::new(thermal.clone(), &graph, None, Some(310.0)).is_err());
         let kind = DitmcProvider::new(thermal, &graph, None, None).unwrap().capabilities().kind;
         assert_eq!(kind, Kind::MeanForce { temperature_kelvin: 300.0 });
+    }
+
+    /// Forces of an annealed provider are, at each time, those of a provider at the level of its rung, alone and in a sum with others.
+    #[test]
+    fn levels_follow_the_clock() {
+        let graph = Graph::from_smiles("CO").unwrap();
+        let path = NoisePath { prior: Prior::Gaussian, noise: 0.2, aligned: false };
+        let at = |sigma: f64| DitmcProvider::new(model(path), &graph, Some(sigma), None).unwrap();
+        let annealing = Annealing { sigma: 1.6, period: 4.0, levels: 4 };
+        let annealed = || at(0.2).annealed(Some(annealing)).unwrap();
+        assert_eq!(annealed().capabilities().stiffness, None);
+        let sample = sample(&[6, 8, 1, 1, 1, 1], 1);
+        let batch = Batch::uniform(sample.system.clone(), 1, 0).unwrap();
+        let forces = |provider: &mut dyn ForceProvider, clock: Clock| -> Vec<f64> {
+            provider.prepare(&batch, DType::F64).unwrap();
+            let x = scorefield_integrators::View::F64(&sample.positions);
+            let mut out = Output::new(&batch, DType::F64, scorefield_integrators::Want::FORCES);
+            // Levels come and go in one provider.
+            for clock in [Clock::Iteration, clock] {
+                provider
+                    .evaluate(
+                        &Input { batch: &batch, positions: x, cells: None, clock, want: scorefield_integrators::Want::FORCES },
+                        &mut out,
+                    )
+                    .unwrap();
+            }
+            (0..18).map(|i| out.forces.get(i)).collect()
+        };
+        let clock = |time: f64| Clock::Physical { time };
+        for (time, sigma) in [(0.0, 1.6), (1.5, 0.8), (2.0, 0.4), (3.9, 0.2), (4.0, 1.6), (402.5, 0.4)] {
+            let (ours, theirs) = (forces(&mut annealed(), clock(time)), forces(&mut at(sigma), clock(0.0)));
+            let most = theirs.iter().fold(0.0f64, |m, f| m.max(f.abs()));
+            assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-12 * most), "{time} {sigma}");
+        }
+        assert_eq!(forces(&mut annealed(), Clock::Iteration), forces(&mut at(0.2), Clock::Iteration));
+        // With a restraint beside it: both are there at every level.
+        let held = || crate::combine::Restraint::new(700.0, &[0.1; 18], None, UnitSystem::Si).unwrap();
+        let mut sum = crate::combine::Sum::new(vec![Box::new(annealed()), Box::new(held())]).unwrap();
+        for time in [0.0, 3.5] {
+            let parts = [forces(&mut annealed(), clock(time)), forces(&mut held(), clock(time))];
+            let together = forces(&mut sum, clock(time));
+            assert!((0..18).all(|i| (together[i] - parts[0][i] - parts[1][i]).abs() < 1e-9 * together[i].abs().max(1.0)));
+        }
+        let refused = |annealing| at(0.2).annealed(Some(annealing)).is_err();
+        assert!(refused(Annealing { sigma: 0.2, ..annealing }) && refused(Annealing { levels: 1, ..annealing }));
+        assert!(refused(Annealing { period: 0.0, ..annealing }));
+        // A network that is a denoiser at one level only cannot be annealed.
+        let one = DitmcProvider::new(model(NoisePath::default()), &graph, None, None).unwrap();
+        assert!(one.annealed(Some(annealing)).is_err());
+    }
+
+    /// A ladder down to where three minima of known weights are apart, climbed again and again by overdamped Langevin dynamics from one of
+    /// them: the populations of the minima come out. (Forces are those of the exact denoiser.)
+    #[test]
+    fn annealed_langevin_dynamics_finds_populations() {
+        // Torsion states of butane as points on a line (Å), and their weights.
+        let (minima, weights) = ([-1.1f64, 0.0, 1.1], [0.16f64, 0.68, 0.16]);
+        let clean = |y: f64, sigma: f64| {
+            let w: [f64; 3] = std::array::from_fn(|k| weights[k] * (-0.5 * ((y - minima[k]) / sigma).powi(2)).exp());
+            (0..3).map(|k| w[k] * minima[k]).sum::<f64>() / w.iter().sum::<f64>()
+        };
+        let annealing = Annealing { sigma: 1.5, period: 1.0, levels: 20 };
+        let ladder = annealing.ladder(0.1);
+        assert!((ladder[0] - 1.5).abs() < 1e-12 && (ladder[19] - 0.1).abs() < 1e-12 && ladder.windows(2).all(|l| l[1] < l[0]));
+        let (steps, walkers) = (400u64, 4000u32);
+        let mut counts = [0u32; 3];
+        for id in 0..walkers {
+            let mut y = minima[0];
+            for n in 0..2 * steps {
+                let sigma = ladder[annealing.rung(n as f64 / steps as f64)];
+                // k_B T = 1, so that the force constant is 1/σ²; a step of a tenth of the relaxation time.
+                let z = Noise::new(5).normals(0, id, n, Purpose::Diffusion)[0];
+                y += 0.1 * (clean(y, sigma) - y) + sigma * 0.19f64.sqrt() * z;
+            }
+            // In the end every walker is at a minimum, give or take the last level.
+            let near = (0..3).min_by(|&a, &b| (y - minima[a]).abs().total_cmp(&(y - minima[b]).abs())).unwrap();
+            assert!((y - minima[near]).abs() < 0.55, "{y}");
+            counts[near] += 1;
+        }
+        for k in 0..3 {
+            let (part, error) = (f64::from(counts[k]) / f64::from(walkers), (weights[k] * (1.0 - weights[k]) / f64::from(walkers)).sqrt());
+            assert!((part - weights[k]).abs() < 4.0 * error, "{counts:?}");
+        }
     }
 
     #[test]

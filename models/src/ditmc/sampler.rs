@@ -2,11 +2,13 @@
 
 use super::config::DitmcConfig;
 use super::context::{GraphContext, centre};
+use super::handedness::Handedness;
 use super::layout::Layout;
 use super::model::DitmcModel;
 use super::network::{Parameters, Work};
 use super::process::Path;
 use crate::error::{Error, Result};
+use crate::molecule::Graph;
 use rayon::prelude::*;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::{Noise, Purpose};
@@ -56,12 +58,15 @@ pub struct SamplerSettings {
     /// How far velocities are led by the graph: 1 to where the network that knows it says, above 1 beyond, away from the one that does
     /// not.
     pub guidance: f64,
+    /// Centres and double bonds that come out wrong are turned around in what is predicted on the way, so that the molecule goes the other
+    /// way ([`Handedness`]). Without effect on molecules that have none.
+    pub steer: bool,
 }
 
 impl Default for SamplerSettings {
     /// As published.
     fn default() -> Self {
-        SamplerSettings { steps: 50, times: Times::Linear, method: Method::Euler, churn: 0.0, start: 0.0, guidance: 1.0 }
+        SamplerSettings { steps: 50, times: Times::Linear, method: Method::Euler, churn: 0.0, start: 0.0, guidance: 1.0, steer: false }
     }
 }
 
@@ -200,6 +205,28 @@ pub fn start(
     }
 }
 
+/// Times between which predictions are mended: before, they are no structures yet; after, the network has the last word.
+const STEERED: std::ops::Range<f64> = 0.2..0.9;
+
+/// Predictions with the right handedness.
+struct Steered<'a, P> {
+    inner: P,
+    graph: &'a Graph,
+    handedness: Option<Handedness>,
+}
+
+impl<P: Predictor> Predictor for Steered<'_, P> {
+    fn predict(&mut self, t: f64, x: &[f64], clean: &mut [f64]) {
+        self.inner.predict(t, x, clean);
+        let Some(handedness) = self.handedness.as_ref().filter(|_| STEERED.contains(&t)) else { return };
+        for clean in clean.chunks_exact_mut(3 * self.graph.len()) {
+            if handedness.mend(self.graph, clean) > 0 {
+                centre(clean);
+            }
+        }
+    }
+}
+
 /// The network as a predictor.
 pub(super) struct NetworkPredictor<'a, T> {
     parameters: &'a Parameters<T>,
@@ -268,6 +295,17 @@ pub struct Draw<'a> {
     pub round: u32,
     /// The structure `[N, 3]` (Å) to start from, for starts above 0.
     pub given: Option<&'a [f64]>,
+    /// The time to start from with it, instead of the settings' own; with as many steps as fall into the rest of the way.
+    pub start: Option<f64>,
+}
+
+impl Draw<'_> {
+    fn settings(&self, all: &SamplerSettings) -> SamplerSettings {
+        match self.start {
+            Some(start) => SamplerSettings { start, steps: ((all.steps as f64 * (1.0 - start)).ceil() as usize).max(1), ..*all },
+            None => *all,
+        }
+    }
 }
 
 impl<T: SimdReal> Sampler<T> {
@@ -292,15 +330,20 @@ impl<T: SimdReal> Sampler<T> {
             .map(|draws| {
                 let mut x = vec![0.0; per * draws.len()];
                 for (x, d) in x.chunks_exact_mut(per).zip(draws) {
-                    start(settings, (&self.path, context), (noise, d.id, d.round), d.given, x);
+                    start(&d.settings(settings), (&self.path, context), (noise, d.id, d.round), d.given, x);
                 }
-                let mut predictor = NetworkPredictor::new(&self.parameters, context, settings.guidance);
-                let mut remaining: Vec<(usize, u32)> = draws.iter().map(|d| d.round).enumerate().collect();
+                let mut predictor = Steered {
+                    inner: NetworkPredictor::new(&self.parameters, context, settings.guidance),
+                    graph: &context.graph,
+                    handedness: settings.steer.then(|| Handedness::new(&context.graph)).filter(|h| !h.is_empty()),
+                };
+                let mut remaining: Vec<(usize, (u32, Option<f64>))> = draws.iter().map(|d| (d.round, d.start)).enumerate().collect();
                 let ids: Vec<u32> = draws.iter().map(|d| d.id).collect();
-                // Structures of one round go together.
-                while let Some(&(_, round)) = remaining.first() {
-                    let these: Vec<usize> = remaining.iter().filter(|r| r.1 == round).map(|r| r.0).collect();
-                    remaining.retain(|r| r.1 != round);
+                // Structures of one round and one start go together.
+                while let Some(&(first, of)) = remaining.first() {
+                    let these: Vec<usize> = remaining.iter().filter(|r| r.1 == of).map(|r| r.0).collect();
+                    remaining.retain(|r| r.1 != of);
+                    let (settings, round) = (&draws[first].settings(settings), of.0);
                     let mut part: Vec<f64> = these.iter().flat_map(|&k| x[per * k..per * (k + 1)].to_vec()).collect();
                     let part_ids: Vec<u32> = these.iter().map(|&k| ids[k]).collect();
                     integrate(settings, (&self.path, context), &mut predictor, (noise, &part_ids, round), &mut part, |_, _| {});
@@ -398,6 +441,74 @@ mod tests {
         }
     }
 
+    /// Data that are three structures with weights: what a network would be that had learned them without error.
+    struct Three {
+        minima: [Vec<f64>; 3],
+        weights: [f64; 3],
+    }
+
+    impl Predictor for Three {
+        fn predict(&mut self, t: f64, x: &[f64], clean: &mut [f64]) {
+            let per = self.minima[0].len();
+            for (x, clean) in x.chunks_exact(per).zip(clean.chunks_exact_mut(per)) {
+                let square = |m: &[f64]| x.iter().zip(m).map(|(x, m)| (x - t * m).powi(2)).sum::<f64>();
+                let exponents: [f64; 3] = std::array::from_fn(|k| -0.5 * square(&self.minima[k]) / (1.0 - t).powi(2));
+                let most = exponents.iter().copied().fold(f64::MIN, f64::max);
+                let w: [f64; 3] = std::array::from_fn(|k| self.weights[k] * (exponents[k] - most).exp());
+                let total: f64 = w.iter().sum();
+                for (i, clean) in clean.iter_mut().enumerate() {
+                    *clean = (0..3).map(|k| w[k] * self.minima[k][i]).sum::<f64>() / total;
+                }
+            }
+        }
+    }
+
+    /// Butane's carbons: from one of the gauche states, hops visit all three with their populations and end in them.
+    #[test]
+    fn hops_visit_minima_with_their_populations() {
+        let bonds = (0..3).map(|i| crate::molecule::Bond::new(i, i + 1, 1)).collect();
+        let graph = Graph::new(vec![crate::molecule::Atom::new(6); 4], bonds);
+        let context = GraphContext::new(&graph, Vocabulary::Drugs).unwrap();
+        // Bonds of 1.53 Å and angles of 112° at the second and third carbon.
+        let butane = |torsion: f64| {
+            let (s, c) = (112f64.to_radians().sin() * 1.53, -112f64.to_radians().cos() * 1.53);
+            let (ts, tc) = torsion.to_radians().sin_cos();
+            let mut x = vec![-c, s, 0.0, 0.0, 0.0, 0.0, 1.53, 0.0, 0.0, 1.53 + c, s * tc, s * ts];
+            centre(&mut x);
+            x
+        };
+        let weights = [0.16, 0.68, 0.16];
+        let minima = [butane(-65.0), butane(180.0), butane(65.0)];
+        let path = Path { prior: Prior::Gaussian, noise: 0.0, aligned: false };
+        let (chains, n) = (2000u32, 12);
+        for churn in [0.0, 2.0] {
+            let settings = SamplerSettings { steps: 40, start: 0.3, churn, ..SamplerSettings::default() };
+            let mut x = minima[0].repeat(chains as usize);
+            let ids: Vec<u32> = (0..chains).collect();
+            for round in 0..6 {
+                let before = x.clone();
+                for ((x, given), &id) in x.chunks_exact_mut(n).zip(before.chunks_exact(n)).zip(&ids) {
+                    start(&settings, (&path, &context), (Noise::new(3), id, round), Some(given), x);
+                }
+                let mut three = Three { minima: minima.clone(), weights };
+                integrate(&settings, (&path, &context), &mut three, (Noise::new(3), &ids, round), &mut x, |_, _| {});
+            }
+            let mut counts = [0u32; 3];
+            for x in x.chunks_exact(n) {
+                let away = |m: &[f64]| x.iter().zip(m).map(|(x, m)| (x - m).powi(2)).sum::<f64>().sqrt();
+                let near = (0..3).min_by(|&a, &b| away(&minima[a]).total_cmp(&away(&minima[b]))).unwrap();
+                counts[near] += u32::from(away(&minima[near]) < 0.1);
+            }
+            // A few end between two minima, where the last step has no room to decide.
+            assert!(counts.iter().sum::<u32>() >= chains * 99 / 100, "{counts:?}");
+            for k in 0..3 {
+                let (part, error) =
+                    (f64::from(counts[k]) / f64::from(chains), (weights[k] * (1.0 - weights[k]) / f64::from(chains)).sqrt());
+                assert!((part - weights[k]).abs() < 4.0 * error, "churn {churn}: {counts:?}");
+            }
+        }
+    }
+
     /// Guidance of 1 is none, of 0 does not read the graph, and between and beyond them predictions lie on a line.
     #[test]
     fn guidance_leads_away_from_what_does_not_know_the_graph() {
@@ -470,7 +581,7 @@ mod tests {
         let sampler = Sampler::<f32>::new(&DitmcModel { config, ..model(values) });
         let context = context("CCO", Vocabulary::Drugs);
         let settings = SamplerSettings { steps: 4, churn: 1.0, guidance: 1.5, ..SamplerSettings::default() };
-        let draw = |id, round| Draw { id, round, given: None };
+        let draw = |id, round| Draw { id, round, given: None, start: None };
         let all: Vec<Draw<'_>> = (0..40).map(|id| draw(id, id % 3)).collect();
         let together = sampler.draw(&settings, &context, Noise::new(4), &all);
         for id in [0, 7, 39] {
@@ -480,7 +591,28 @@ mod tests {
         // A structure that is hardly disturbed is what the network makes of it.
         let given = together[1].clone();
         let near = SamplerSettings { steps: 1, start: 0.99, churn: 0.0, ..settings };
-        let refined = sampler.draw(&near, &context, Noise::new(4), &[Draw { id: 0, round: 0, given: Some(&given) }]);
+        let refined = sampler.draw(&near, &context, Noise::new(4), &[Draw { id: 0, round: 0, given: Some(&given), start: None }]);
         assert!(refined[0].iter().all(|x| x.is_finite()));
+        // A start of one's own is that of settings with the steps that are left.
+        let own = SamplerSettings { steps: 4, start: 0.0, ..near };
+        let started = sampler.draw(&own, &context, Noise::new(4), &[Draw { id: 0, round: 0, given: Some(&given), start: Some(0.99) }]);
+        assert_eq!(started, refined);
+    }
+
+    /// A predictor with one hand at a centre is led to the other one; the last word is the network's.
+    #[test]
+    fn predictions_are_steered_to_the_right_hand() {
+        let graph = Graph::from_smiles("F[C@H](Cl)Br").unwrap().with_hydrogens();
+        let mut wrong = vec![0.8, 0.8, 0.8, 0.0, 0.0, 0.0, -1.0, -1.0, 1.0, -1.1, 1.1, -1.1, 0.6, -0.6, -0.6];
+        if graph.chirality_at(1, &wrong) == graph.atoms()[1].chirality {
+            wrong.iter_mut().skip(2).step_by(3).for_each(|z| *z = -*z);
+        }
+        centre(&mut wrong);
+        let mut steered = Steered { inner: One(wrong.clone()), graph: &graph, handedness: Some(Handedness::new(&graph)) };
+        for (t, right) in [(0.0, false), (0.3, true), (0.8, true), (0.95, false)] {
+            let mut clean = [wrong.clone(), wrong.clone()].concat();
+            steered.predict(t, &clean.clone(), &mut clean);
+            assert!(clean.chunks_exact(15).all(|x| (graph.chirality_at(1, x) == graph.atoms()[1].chirality) == right), "{t}");
+        }
     }
 }
