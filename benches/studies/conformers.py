@@ -90,7 +90,11 @@ def main():
         command = [options.binary, "conformers", "--input", reference, "-n", "2K", "--steps", str(options.steps), "-o", generated]
         command += ["--seed", str(options.seed), "--threads", str(options.threads)] + (["--model", options.model] if options.model else [])
         begin = time.perf_counter()
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        # Status 1: some molecules are left without conformers, as the evaluation will say.
+        drawn = subprocess.run(command, capture_output=True, text=True)
+        if drawn.returncode > 1 or not generated.exists():
+            raise SystemExit(drawn.stderr)
+        print(drawn.stdout)
         print(f"in {time.perf_counter() - begin:.1f} s on {options.threads} threads\n")
         evaluate(options.binary, generated, reference, out / "generated.json", options.seed)
 
