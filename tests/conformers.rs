@@ -186,6 +186,21 @@ fn ensembles_are_generated_and_compared() {
     fail(&["evaluate-conformers", &reference, "--reference", &reference, "--relax", "gpff"], 2, &["no energies"]);
 }
 
+/// Alanine, which has one centre, from the models that come along.
+#[test]
+fn committed_models_draw_conformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = text(&folder.path().join("out.sdf"));
+    for model in ["ape-small", "pe3-small"] {
+        let weights = format!("data/models/conformers/{model}.safetensors");
+        let draw = ["conformers", "--smiles", "C[C@H](N)C(=O)O", "-n", "4", "--steps", "20", "--model", &weights, "-o", &out, "--quiet"];
+        let printed = succeed(&draw);
+        assert!(printed.contains("4 conformers of"), "{model}: {printed}");
+        let printed = succeed(&["evaluate-conformers", &out, "--reference", &out]);
+        assert!(printed.contains("1 molecule, 4 reference") && printed.contains("E/Z: 100.00 %"), "{model}: {printed}");
+    }
+}
+
 #[test]
 fn the_built_in_model_draws_and_energies_are_plotted() {
     let folder = tempfile::tempdir().unwrap();

@@ -69,15 +69,15 @@ pub struct Recipe {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TrainSettings {
-    /// A trained model whose weights are the first ones, in place of random numbers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_from: Option<PathBuf>,
     /// Steps of all networks together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Epochs of all networks together, instead of steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
+    /// A trained model whose weights are the first ones, in place of random numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_from: Option<PathBuf>,
     /// Part of the steps that each network gets, from the largest times to the smallest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Vec<f64>>,
