@@ -205,8 +205,11 @@ impl Far {
             let (answer, rest): (Answer, _) = unpack(&message)?;
             self.acceptance[i] = answer.acceptance;
             self.divergences.extend(answer.divergences);
-            if !answer.frozen.is_empty() {
+            // A process that could not begin has no replicas to speak of.
+            if answer.frozen.len() == self.shown[i].frozen.len() {
                 self.shown[i].frozen = answer.frozen;
+            } else if answer.failure.is_none() {
+                failure.get_or_insert(broken("it is about other replicas"));
             }
             match answer.failure {
                 None => {
@@ -327,8 +330,13 @@ pub fn serve(messages: &dyn Messages, make: impl FnOnce(&State, &str) -> std::re
             },
             (_, None) => Err(Failure::Other("it has no replicas".into())),
             (command, Some(ensemble)) => {
-                order.kt.iter().for_each(|&(replica, kt)| ensemble.set_kt(replica, kt));
-                obey(ensemble, command, rest, &mut body).map_err(Failure::of)
+                let known = order.kt.iter().all(|&(replica, _)| replica < ensemble.replicas());
+                if known {
+                    order.kt.iter().for_each(|&(replica, kt)| ensemble.set_kt(replica, kt));
+                    obey(ensemble, command, rest, &mut body).map_err(Failure::of)
+                } else {
+                    Err(Failure::of(broken("it is about other replicas")))
+                }
             }
         };
         let mut answer = Answer { failure: done.err(), ..Answer::default() };

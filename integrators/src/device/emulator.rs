@@ -28,7 +28,7 @@ impl Emulator {
 
 /// A library; it has one set of fibers, so one launch at a time.
 struct Compiled {
-    library: Library,
+    shared_object: Library,
     busy: Mutex<()>,
 }
 
@@ -90,7 +90,7 @@ impl Backend for Emulator {
         let compiled = match libraries.get(&hash) {
             Some(compiled) => compiled.clone(),
             None => {
-                let compiled = Compiled { library: build(program)?, busy: Mutex::new(()) };
+                let compiled = Compiled { shared_object: build(program)?, busy: Mutex::new(()) };
                 libraries.entry(hash).or_insert(Arc::new(compiled)).clone()
             }
         };
@@ -148,8 +148,8 @@ impl Module for Emulated {
         // SAFETY: `KERNEL` in host.h declares both functions like this.
         let (size, run) = unsafe {
             (
-                self.compiled.library.get::<extern "C" fn() -> usize>(format!("{kernel}_size")).map_err(fail)?,
-                self.compiled.library.get::<extern "C" fn(u32, u32, usize, i32, *const c_void)>(kernel).map_err(fail)?,
+                self.compiled.shared_object.get::<extern "C" fn() -> usize>(format!("{kernel}_size")).map_err(fail)?,
+                self.compiled.shared_object.get::<extern "C" fn(u32, u32, usize, i32, *const c_void)>(kernel).map_err(fail)?,
             )
         };
         assert_eq!(size(), parameters.len(), "kernel {kernel} has parameters of another layout");

@@ -13,7 +13,7 @@ type Handle = *mut c_void;
 
 /// The compiler that was found on this machine.
 pub struct Nvrtc {
-    library: Library,
+    shared_object: Library,
     /// Major and minor version.
     pub version: (i32, i32),
     /// Compute capabilities it compiles for, such as 90 for 9.0, ascending.
@@ -90,7 +90,7 @@ impl Nvrtc {
                 return None;
             }
             targets.sort_unstable();
-            Some(Nvrtc { library, version: (major, minor), targets })
+            Some(Nvrtc { shared_object: library, version: (major, minor), targets })
         }
     }
 
@@ -128,7 +128,7 @@ impl Nvrtc {
         unsafe {
             let missing = |e: libloading::Error| fail(format!("NVRTC: {e}"));
             let create =
-                self.library
+                self.shared_object
                     .get::<unsafe extern "C" fn(
                         *mut Handle,
                         *const c_char,
@@ -139,17 +139,19 @@ impl Nvrtc {
                     ) -> c_int>("nvrtcCreateProgram")
                     .map_err(missing)?;
             let compile = self
-                .library
+                .shared_object
                 .get::<unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> c_int>("nvrtcCompileProgram")
                 .map_err(missing)?;
-            let destroy = self.library.get::<unsafe extern "C" fn(*mut Handle) -> c_int>("nvrtcDestroyProgram").map_err(missing)?;
+            let destroy = self.shared_object.get::<unsafe extern "C" fn(*mut Handle) -> c_int>("nvrtcDestroyProgram").map_err(missing)?;
             let sized = |what: &str, handle: Handle| -> Result<Vec<u8>> {
                 let size = self
-                    .library
+                    .shared_object
                     .get::<unsafe extern "C" fn(Handle, *mut usize) -> c_int>(format!("nvrtcGet{what}Size"))
                     .map_err(missing)?;
-                let get =
-                    self.library.get::<unsafe extern "C" fn(Handle, *mut c_char) -> c_int>(format!("nvrtcGet{what}")).map_err(missing)?;
+                let get = self
+                    .shared_object
+                    .get::<unsafe extern "C" fn(Handle, *mut c_char) -> c_int>(format!("nvrtcGet{what}"))
+                    .map_err(missing)?;
                 let mut n = 0;
                 let mut bytes = if size(handle, &mut n) == 0 { vec![0u8; n] } else { Vec::new() };
                 match bytes.is_empty() || get(handle, bytes.as_mut_ptr().cast()) == 0 {
