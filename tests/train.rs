@@ -375,3 +375,66 @@ fn recipes_that_come_along_can_be_read() {
     }
     assert!(count >= 7);
 }
+
+/// A pseudo-force field of two molecules.
+const FIELD: &str = r#"
+[network]
+features = 16
+layers = 1
+radial = 60
+cutoff = 15.0
+
+[data]
+trajectory = "molecules.xyz"
+
+[train]
+steps = 6
+batch = 8
+held-out = 2
+
+[output]
+log-every = 2
+validate-every = 3
+"#;
+
+fn field(folder: &Path) -> String {
+    let water = "3\n\nO 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n";
+    let ammonia = "4\n\nN 0 0 0.1\nH 0.94 0 -0.27\nH -0.47 0.81 -0.27\nH -0.47 -0.81 -0.27\n";
+    std::fs::write(folder.join("molecules.xyz"), [water, ammonia].concat().repeat(6)).unwrap();
+    let path = folder.join("field.toml");
+    std::fs::write(&path, format!("architecture = \"painn\"\n{FIELD}")).unwrap();
+    text(&path).to_owned()
+}
+
+#[test]
+fn pseudo_force_fields_are_trained_and_used_on_devices() {
+    let dir = tempdir().unwrap();
+    let recipe = field(dir.path());
+    let at = |name: &str| text(&dir.path().join(name)).to_owned();
+    succeed(&["train", &recipe, "--output", &at("here"), "--quiet"]);
+    succeed(&["train", &recipe, "--device", "emulated", "--output", &at("there"), "--quiet"]);
+    let loss = |name: &str| -> f64 {
+        let summary = std::fs::read_to_string(dir.path().join(name).join("summary.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&summary).unwrap()["validation_loss"].as_f64().unwrap()
+    };
+    assert!((loss("here") / loss("there") - 1.0).abs() < 1e-3, "{} {}", loss("here"), loss("there"));
+    // A training stays where it was begun.
+    fail(&["train", "--resume", &at("there"), "--device", "cpu"], 2, &["begun on emulated"]);
+    succeed(&["train", "--resume", &at("there"), "--quiet"]);
+    // Other networks have no such kernels.
+    let other = self::recipe(dir.path(), |r| r);
+    fail(&["train", &other, "--device", "emulated", "--output", &at("x")], 2, &["only pseudo-force fields"]);
+    // Samples: the same molecules here and there, but for rounding.
+    let model = at("there/model.safetensors");
+    for (device, out) in [("cpu", "a.xyz"), ("emulated", "b.xyz")] {
+        let out = at(out);
+        let sampler = ["--sampler", "sdd", "--steps", "4", "--device", device, "--dtype", "f64", "--seed", "1"];
+        succeed(&[&["sample", "--model", &model, "--formula", "H2O", "--count", "3", "-o", &out], &sampler[..]].concat());
+    }
+    let numbers = |name: &str| -> Vec<f64> {
+        let text = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        text.split_whitespace().filter_map(|w| w.parse().ok()).collect()
+    };
+    let (a, b) = (numbers("a.xyz"), numbers("b.xyz"));
+    assert!(a.len() >= 27 && a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
+}

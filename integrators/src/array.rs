@@ -34,12 +34,31 @@ impl std::str::FromStr for DType {
     }
 }
 
+/// Numbers that are copied to devices as they are: `f32`, `f64` and `i32`.
+pub trait Element: Copy + Default + Send + Sync + 'static {
+    /// The bytes of `values`.
+    fn bytes(values: &[Self]) -> &[u8];
+    /// The bytes of `values`, to be overwritten.
+    fn bytes_mut(values: &mut [Self]) -> &mut [u8];
+}
+
+macro_rules! element {
+    ($($t:ty),*) => {$(
+        impl Element for $t {
+            fn bytes(values: &[Self]) -> &[u8] {
+                pulp::bytemuck::cast_slice(values)
+            }
+            fn bytes_mut(values: &mut [Self]) -> &mut [u8] {
+                pulp::bytemuck::cast_slice_mut(values)
+            }
+        }
+    )*};
+}
+element!(f32, f64, i32);
+
 /// Scalars of kernels: `f32` and `f64`.
 pub trait Real:
-    Copy
-    + Default
-    + Send
-    + Sync
+    Element
     + PartialOrd
     + std::fmt::Debug
     + std::ops::Add<Output = Self>
@@ -50,7 +69,6 @@ pub trait Real:
     + std::ops::AddAssign
     + std::ops::SubAssign
     + std::iter::Sum
-    + 'static
 {
     /// The tag of this type.
     const DTYPE: DType;

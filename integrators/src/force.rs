@@ -2,7 +2,7 @@
 
 use crate::array::{Array, DType, View};
 use crate::batch::Batch;
-use crate::device::DeviceModel;
+use crate::device::{Device, DeviceModel};
 use crate::error::{Error, Result};
 use crate::fused::FusedLangevin;
 use crate::state::{Cell, Clock};
@@ -262,6 +262,12 @@ pub trait ForceProvider: Send {
 
     /// The forces on `system` as kernels for devices, where this provider has them. [`Capabilities::devices`] says so too.
     fn device_model(&self, _system: &System) -> Option<DeviceModel> {
+        None
+    }
+
+    /// This provider with its evaluations on `device`, for batches of any molecules whose steps are the host's, where it has kernels
+    /// for that.
+    fn on_device(&self, _device: &Device) -> Option<Box<dyn ForceProvider>> {
         None
     }
 

@@ -285,7 +285,7 @@ pub fn check_fused(provider: &mut dyn ForceProvider, sample: &Sample, dt: f64, k
 }
 
 /// Devices to compare with the host: the emulator with every order of threads, and the first GPU where there is one.
-fn devices() -> Vec<Device> {
+pub fn devices() -> Vec<Device> {
     let mut all: Vec<Device> = [Order::Forwards, Order::Backwards, Order::Shuffled].map(Device::emulated).into();
     match (DeviceSpec::Cuda { ordinal: 0 }).open() {
         Ok(gpu) => all.extend(gpu),
@@ -406,10 +406,17 @@ pub fn check_device_forces(provider: &dyn ForceProvider, samples: &[Sample], tol
     }
 }
 
-/// Checks that NVRTC compiles the kernels of a provider for replicas of `system`, for the GPUs that it knows among compute
-/// capabilities 8.0, 9.0 and 10.0 in single precision, for the first of them in double precision. Says so where NVRTC is missing; where `SCOREFIELD_PEERS` names the
-/// environment that brings it, that is a failure.
+/// Checks that NVRTC compiles the kernels of a provider for replicas of `system`; see [`check_kernels`].
 pub fn check_kernels_compile(provider: &dyn ForceProvider, system: &System) {
+    let model = provider.device_model(system).unwrap();
+    let name = &provider.capabilities().name;
+    check_kernels(name, |nvrtc, dtype, target| nvrtc.check(&model, dtype, system.len(), target));
+}
+
+/// Checks that NVRTC compiles what `compile` gives it, for the GPUs that it knows among compute capabilities 8.0, 9.0 and 10.0 in single
+/// precision, for the first of them in double precision; prints how many bytes that makes. Says so where NVRTC is missing; where
+/// `SCOREFIELD_PEERS` names the environment that brings it, that is a failure.
+pub fn check_kernels(name: &str, compile: impl Fn(&Nvrtc, DType, i32) -> scorefield_integrators::Result<usize>) {
     let nvrtc = match Nvrtc::get() {
         Ok(nvrtc) => nvrtc,
         Err(e) => {
@@ -418,13 +425,12 @@ pub fn check_kernels_compile(provider: &dyn ForceProvider, system: &System) {
             return;
         }
     };
-    let model = provider.device_model(system).unwrap();
     let targets: Vec<i32> = [80, 90, 100].into_iter().filter(|t| nvrtc.targets.contains(t)).collect();
     assert!(!targets.is_empty(), "NVRTC {:?} knows {:?}", nvrtc.version, nvrtc.targets);
     for (dtype, targets) in [(DType::F32, &targets[..]), (DType::F64, &targets[..1])] {
         for &target in targets {
-            let bytes = nvrtc.check(&model, dtype, system.len(), target).unwrap();
-            println!("{}: {bytes} bytes for sm_{target} in {dtype}", provider.capabilities().name);
+            let bytes = compile(nvrtc, dtype, target).unwrap();
+            println!("{name}: {bytes} bytes for sm_{target} in {dtype}");
         }
     }
 }

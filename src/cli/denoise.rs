@@ -72,7 +72,7 @@ pub(super) struct DenoiseFlags {
 pub(super) fn run(flags: DenoiseFlags, runtime: &Runtime) -> Result<Outcome> {
     let spec = flags.model.as_deref().unwrap_or("gpff");
     check_writable(&[&flags.output, &flags.table, &flags.trajectory])?;
-    let model = Model::build(spec, None)?;
+    let model = Model::build(spec, None)?.on(flags.sampler.device)?;
     let (settings, denoiser) = flags.sampler.denoiser("dd", &model)?;
     if settings.sampler.has_schedule() && settings.sigma_max.is_none() && settings.adaptive.is_none() {
         return usage(format!(

@@ -10,7 +10,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use scorefield_integrators::denoise::{Adaptive, DenoiseSpec, Denoiser, Sampler};
 use scorefield_integrators::stream::{Job, Tally};
-use scorefield_integrators::{DType, Noise, Progress, Quantity, System};
+use scorefield_integrators::{DType, DeviceSpec, Noise, Progress, Quantity, System};
 use scorefield_models::molecule::{Convention, Perceiver};
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
@@ -55,6 +55,9 @@ pub(super) struct SamplerFlags {
     /// With frozen atoms: take the displacement that these are wished off all others
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Sampler")]
     pub(super) compensate_drift: Option<bool>,
+    /// Where pseudo-forces are evaluated: cpu, cuda or cuda:N [default: cpu]
+    #[arg(long, value_name = "DEVICE", help_heading = "Sampler")]
+    pub(super) device: Option<DeviceSpec>,
 }
 
 impl SamplerFlags {
@@ -204,9 +207,9 @@ impl Denoising<'_> {
         };
         let provider = self.model.provider().fork()?;
         let (denoiser, noise, dtype) = (&self.denoiser, Noise::new(self.runtime.seed), precision(self.model, self.runtime));
-        let (stop, show) = (interrupt.flag(), &show);
+        let (stop, show, batches) = (interrupt.flag(), &show, self.model.batches);
         let generated =
-            self.runtime.pool.install(move || generation::denoise(jobs, provider.as_ref(), denoiser, noise, dtype, stop, show))?;
+            self.runtime.pool.install(move || generation::denoise(jobs, provider.as_ref(), denoiser, noise, dtype, batches, stop, show))?;
         bar.finish_and_clear();
         let failed: Vec<_> = generated.results.iter().filter_map(|(i, r)| r.as_ref().err().map(|e| (i, e))).collect();
         for (index, error) in failed.iter().take(5) {

@@ -87,7 +87,7 @@ pub(super) fn run(flags: DesignFlags, runtime: &Runtime) -> Result<Outcome> {
         return usage("--count 0: ask for at least one candidate")?;
     }
     check_writable(&[&flags.output, &flags.table])?;
-    let model = Model::build(spec, None)?;
+    let model = Model::build(spec, None)?.on(flags.sampler.device)?;
     let (settings, denoiser) = flags.sampler.denoiser("sdd", &model)?;
     let scaffold = read_structure(file)?;
     show_file_warnings(runtime);

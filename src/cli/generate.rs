@@ -81,7 +81,7 @@ impl Shape {
 /// Where flags or files are wrong, the model does not know an element or is no pseudo-force, or output cannot be written.
 pub(super) fn run(flags: &SampleFlags, spec: &str, output: &Path, runtime: &Runtime) -> Result<Outcome> {
     let what = &flags.molecules;
-    let model = Model::build(spec, None)?;
+    let model = Model::build(spec, None)?.on(flags.sampler.device)?;
     let (settings, mut denoiser) = flags.sampler.denoiser("sdd", &model)?;
     if model.is_reduced() {
         return usage(format!("{} has reduced units; molecules are generated with models in SI units", model.capabilities().name))?;

@@ -2,9 +2,10 @@
 
 use super::Runtime;
 use crate::error::{Error, usage};
+use crate::generation::Batches;
 use crate::io::{FrameRange, Frames, IoError, ReadOptions, Selection, check_overlaps, read_frames, take_warnings};
 use anyhow::Result;
-use scorefield_integrators::{Capabilities, ForceProvider, System, UnitSystem};
+use scorefield_integrators::{Capabilities, DeviceProvider, DeviceSpec, ForceProvider, System, UnitSystem};
 use scorefield_models::mechanics::Mechanics;
 use scorefield_models::{Built, parse_spec};
 use serde::{Deserialize, Serialize};
@@ -109,6 +110,8 @@ pub(super) struct Model {
     built: Built,
     /// The last system that a force field completed, before and after.
     completed: RefCell<Option<[Arc<System>; 2]>>,
+    /// How molecules are put together for it.
+    pub(super) batches: Batches,
 }
 
 impl Model {
@@ -143,7 +146,19 @@ impl Model {
             let bare: Vec<f64> = start.iter().map(|x| x * ANGSTROMS_PER_NM).collect();
             built = parsed.build_with(Some(&bare), open).map_err(wrong)?;
         }
-        Ok(Model { spec: spec.to_owned(), built, completed: RefCell::default() })
+        Ok(Model { spec: spec.to_owned(), built, completed: RefCell::default(), batches: Batches::HERE })
+    }
+
+    /// The same with forces evaluated on `device`, where one is named.
+    ///
+    /// # Errors
+    /// Where there is no such device, or the model has no kernels.
+    pub(super) fn on(mut self, device: Option<DeviceSpec>) -> Result<Self> {
+        if let Some(device) = device.unwrap_or_default().open()? {
+            self.built.provider = DeviceProvider::evaluating(&device, self.built.provider.as_ref())?;
+            self.batches = Batches::ON_DEVICE;
+        }
+        Ok(self)
     }
 
     /// The provider.

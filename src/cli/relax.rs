@@ -4,6 +4,7 @@ use super::evaluate::periodic_remedy;
 use super::input::{Frame, FrameFlags, FrameStream, Model, inspect_overlaps, plural, show_file_warnings};
 use super::{Outcome, Runtime, print};
 use crate::error::{Error, usage};
+use crate::generation::Batches;
 use crate::generation::noise_levels;
 use crate::io::{Selection, write_atomically, write_frames};
 use crate::signals::Interrupt;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use scorefield_integrators::denoise::DenoiseSpec;
 use scorefield_integrators::relax::{Job, RelaxOptions, RelaxSpec, Relaxed, Tally, relax_all};
-use scorefield_integrators::{Batch, DType, Kind, Progress, Quantity};
+use scorefield_integrators::{Batch, DType, DeviceSpec, Kind, Progress, Quantity};
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,9 @@ pub(super) struct RelaxFlags {
     /// Atoms that do not move, as a selection: `name CA`, `0-4,8`
     #[arg(long, value_name = "SELECTION", help_heading = "Relaxation")]
     pub(super) freeze: Option<String>,
+    /// Where forces are evaluated: cpu, cuda or cuda:N [default: cpu]
+    #[arg(long, value_name = "DEVICE", help_heading = "Relaxation")]
+    pub(super) device: Option<DeviceSpec>,
     /// End with exit code 0 also where structures did not converge
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", hide_possible_values = true, help_heading = "Relaxation")]
     pub(super) allow_unconverged: Option<bool>,
@@ -87,7 +91,7 @@ pub(super) fn run(flags: RelaxFlags, runtime: &Runtime) -> Result<Outcome> {
         return usage("--max-steps is 0; give at least 1")?;
     }
     let (frames, unread) = read_all(&flags, runtime)?;
-    let model = Model::listen(spec, frames.first().map(|f| f.positions.as_slice()), runtime)?;
+    let model = Model::listen(spec, frames.first().map(|f| f.positions.as_slice()), runtime)?.on(flags.device)?;
     method.convergence(model.capabilities().units).map_err(|e| Error::Usage(format!("--fmax: {e}")))?;
     let frames = if flags.structures.is_empty() {
         vec![model.own_frame()?]
@@ -187,13 +191,19 @@ impl Relaxation<'_> {
             bar.set_position((tally.converged + tally.stalled + tally.unfinished + tally.failed) as u64);
             bar.set_message(format!("{} steps", tally.steps));
         };
+        let here = RelaxOptions { threads: Some(self.runtime.threads()), ..RelaxOptions::default() };
+        let Batches { atoms, at_work } = self.model.batches;
+        let batches = if self.flags.device.unwrap_or_default() == DeviceSpec::Cpu {
+            here
+        } else {
+            RelaxOptions { batch_atoms: atoms, threads: at_work, ..here }
+        };
         let options = RelaxOptions {
             dtype: self.runtime.dtype.unwrap_or(DType::F64),
             max_steps: self.flags.max_steps.unwrap_or(10_000),
-            threads: Some(self.runtime.threads()),
             stop: Some(interrupt.flag()),
             progress: Some(&show),
-            ..RelaxOptions::default()
+            ..batches
         };
         let jobs: Vec<Job> =
             self.frames.iter().map(|f| Job { system: f.system.clone(), positions: f.positions.clone(), cell: f.cell }).collect();

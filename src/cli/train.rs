@@ -5,6 +5,7 @@ use crate::config::Recipe;
 use crate::error::usage;
 use crate::training::{self, Request};
 use anyhow::Result;
+use scorefield_integrators::DeviceSpec;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,9 @@ pub(super) struct TrainFlags {
     /// Steps of all networks together, instead of the recipe's
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<u64>,
+    /// Where a pseudo-force field is trained: cpu, cuda or cuda:N [default: the recipe's, else cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<DeviceSpec>,
     /// Directory for everything that is written [default: the recipe's, else scorefield-train]
     #[arg(long, short, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
@@ -73,6 +77,12 @@ pub(super) fn run(flags: TrainFlags, runtime: &Runtime) -> Result<Outcome> {
             if runtime.global.seed.is_some_and(|s| recipe.train.seed.unwrap_or(0) != s) {
                 return usage("--seed: another seed is another training; leave it out, or begin anew")?;
             }
+            let begun = recipe.train.device.unwrap_or_default();
+            if flags.device.is_some_and(|d| d != begun) {
+                return usage(format!(
+                    "--device: the training was begun on {begun}, and another device gives other bits; leave it out, or begin anew with start-from"
+                ))?;
+            }
             recipe.output.directory = Some(directory.clone());
             Request { recipe, folder, overwrite: false, resume: true, command }
         }
@@ -83,6 +93,7 @@ pub(super) fn run(flags: TrainFlags, runtime: &Runtime) -> Result<Outcome> {
             }
             recipe.train.seed = runtime.global.seed.or(recipe.train.seed);
             recipe.train.dtype = runtime.dtype.or(recipe.train.dtype);
+            recipe.train.device = flags.device.or(recipe.train.device);
             if flags.output.is_some() {
                 recipe.output.directory.clone_from(&flags.output);
             }

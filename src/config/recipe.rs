@@ -3,7 +3,7 @@
 use super::file::suggestion;
 use crate::dataset::DataSettings;
 use crate::error::{Error, Result};
-use scorefield_integrators::{DType, Quantity};
+use scorefield_integrators::{DType, DeviceSpec, Quantity};
 use scorefield_models::ditmc::rows::TimeSettings;
 use scorefield_models::ditmc::{DitmcConfig, Path as NoisePath};
 use scorefield_models::painn::PainnConfig;
@@ -78,6 +78,9 @@ pub struct TrainSettings {
     /// A trained model whose weights are the first ones, in place of random numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_from: Option<PathBuf>,
+    /// Where networks are trained: `cpu`, `cuda` or `cuda:N`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceSpec>,
     /// Part of the steps that each network gets, from the largest times to the smallest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Vec<f64>>,

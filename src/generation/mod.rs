@@ -6,4 +6,4 @@ mod run;
 pub mod torsions;
 
 pub use formula::{Compositions, formula, molecule, parse_formula};
-pub use run::{Generated, Summary, Verdicts, denoise, noise_levels, record};
+pub use run::{Batches, Generated, Summary, Verdicts, denoise, noise_levels, record};

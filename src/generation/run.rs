@@ -11,8 +11,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Atoms of one batch: networks are fastest in small ones.
-const BATCH_ATOMS: usize = 512;
+/// Most atoms of a batch, and how many batches are at work at a time: one per thread where it is not said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batches {
+    /// Atoms.
+    pub atoms: usize,
+    /// Batches.
+    pub at_work: Option<usize>,
+}
+
+impl Batches {
+    /// For networks on this machine's threads, which are fastest in small batches.
+    pub const HERE: Batches = Batches { atoms: 512, at_work: None };
+    /// For devices, which are fastest in large ones: one is made ready while the other is evaluated.
+    pub const ON_DEVICE: Batches = Batches { atoms: 16_384, at_work: Some(2) };
+}
 
 /// What came out, in the order of the queue.
 pub struct Generated {
@@ -34,6 +47,7 @@ pub fn denoise<J>(
     denoiser: &Denoiser,
     noise: Noise,
     dtype: DType,
+    batches: Batches,
     stop: &AtomicBool,
     progress: &(dyn Fn(&Tally) + Sync),
 ) -> Result<Generated>
@@ -41,7 +55,9 @@ where
     J: IntoIterator<Item = Job>,
     J::IntoIter: Send,
 {
-    let options = StreamOptions { dtype, batch_atoms: BATCH_ATOMS, stop: Some(stop), progress: Some(progress), ..StreamOptions::default() };
+    let Batches { atoms: batch_atoms, at_work: threads } = batches;
+    let (stop, progress) = (Some(stop), Some(progress));
+    let options = StreamOptions { dtype, batch_atoms, threads, stop, progress, ..StreamOptions::default() };
     let results = Mutex::new(Vec::new());
     let start = Instant::now();
     let tally = denoise_all(jobs, provider, denoiser, noise, &options, |index, result| {

@@ -270,12 +270,12 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
         self.trainer.rate()
     }
 
-    fn advance(&mut self) -> bool {
-        self.trainer.step()
+    fn advance(&mut self) -> Result<bool> {
+        Ok(self.trainer.step())
     }
 
-    fn validate(&mut self) -> Option<Sums> {
-        (!self.data.validation.is_empty()).then(|| self.trainer.validate(VALIDATION))
+    fn validate(&mut self) -> Result<Option<Sums>> {
+        Ok((!self.data.validation.is_empty()).then(|| self.trainer.validate(VALIDATION)))
     }
 
     fn describe(&self) {

@@ -165,9 +165,9 @@ pub(super) trait Course<'a> {
     /// Learning rate of the next step.
     fn rate(&self) -> f64;
     /// Makes a step; false where its loss was not finite.
-    fn advance(&mut self) -> bool;
+    fn advance(&mut self) -> Result<bool>;
     /// Looks at held-out data; `None` where there are none.
-    fn validate(&mut self) -> Option<Self::Validation>;
+    fn validate(&mut self) -> Result<Option<Self::Validation>>;
     /// Writes a row of metrics over `steps` that took `seconds`.
     fn log(&mut self, rate: f64, steps: u64, seconds: f64, validation: Option<&Self::Validation>) -> Result<()>;
     /// Writes the state and the model.
@@ -215,7 +215,7 @@ fn advance<'a, C: Course<'a>>(course: &mut C, interrupt: &Interrupt) -> Result<O
             return Ok(if course.is_done() { Outcome::Done } else { Outcome::Interrupted });
         }
         let rate = course.rate();
-        skipped = if course.advance() { 0 } else { skipped + 1 };
+        skipped = if course.advance()? { 0 } else { skipped + 1 };
         let step = course.step();
         if skipped >= MOST_SKIPPED {
             return Err(Error::Run(format!(
@@ -223,7 +223,7 @@ fn advance<'a, C: Course<'a>>(course: &mut C, interrupt: &Interrupt) -> Result<O
             )));
         }
         let wanted = step.is_multiple_of(validate_every) || course.is_done();
-        let validation = if wanted { course.validate() } else { None };
+        let validation = if wanted { course.validate()? } else { None };
         if step.is_multiple_of(log_every) || validation.is_some() {
             course.log(rate, step - logged.1, logged.0.elapsed().as_secs_f64(), validation.as_ref())?;
             logged = (Instant::now(), step);

@@ -48,21 +48,26 @@ pub(super) fn train<T: SimdReal + Root>(
     let seed = request.recipe.train.seed.unwrap_or(0);
     let (data, hash, mut inputs) = load(&request, seed)?;
     let plan = plan(&request.recipe, &data, seed)?;
-    let mut trainer = Trainer::<T>::new(plan, data.clone())?;
+    let device = request.recipe.train.device.unwrap_or_default().open()?;
+    let place = device.as_ref().map_or_else(|| simd::current_isa().to_string(), |d| d.name().to_owned());
+    let mut trainer = match &device {
+        None => Trainer::<T>::new(plan, data.clone())?,
+        Some(device) => Trainer::on(device, plan, data.clone())?,
+    };
     if let Some(file) = start_from(&request.recipe, &request.folder).filter(|_| recorded.is_none()) {
         inputs.push(InputFile::of(&file)?);
         let model = PainnModel::read(&file)?;
         if model.config != trainer.plan().config || model.output != output(trainer.plan().objective) {
             return Err(cannot_start(&file, "it has another network or objective than the recipe; take those that it was trained with"));
         }
-        trainer.start_from(&model.values);
+        trainer.start_from(&model.values)?;
     }
     let origin = Origin { dtype: T::DTYPE, seed, data: hash, inputs };
     let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
         trainer.restore(state, path)?;
         Ok(trainer.counters().step)
     })?;
-    course::run(&mut Run { trainer, data, record }, interrupt)
+    course::run(&mut Run { trainer, data, record, place }, interrupt)
 }
 
 /// What a network of this objective says.
@@ -232,25 +237,27 @@ struct Run<'a, T: SimdReal> {
     trainer: Trainer<T>,
     data: Arc<Molecules>,
     record: Record<'a>,
+    /// The instruction set or the device, for people.
+    place: String,
 }
 
 impl<T: SimdReal + Root> Run<'_, T> {
     /// The model with averaged weights.
-    fn model(&self) -> PainnModel {
+    fn model(&self) -> Result<PainnModel> {
         let plan = self.trainer.plan();
         let mut types = self.data.types.clone();
         types.sort_unstable();
         types.dedup();
-        PainnModel {
+        Ok(PainnModel {
             config: plan.config.clone(),
             output: output(plan.objective),
             references: Vec::new(),
-            values: self.trainer.averaged(),
+            values: self.trainer.averaged()?,
             types,
             noise: Some(plan.noise),
             command: self.record.header.command.clone(),
             seed: self.record.header.seed,
-        }
+        })
     }
 }
 
@@ -278,17 +285,17 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
         self.trainer.rate()
     }
 
-    fn advance(&mut self) -> bool {
-        self.trainer.step()
+    fn advance(&mut self) -> Result<bool> {
+        Ok(self.trainer.step()?)
     }
 
-    fn validate(&mut self) -> Option<Sums> {
+    fn validate(&mut self) -> Result<Option<Sums>> {
         let most = self.record.header.recipe.train.held_out.unwrap_or(VALIDATION);
-        let validation = (!self.data.validation.is_empty()).then(|| self.trainer.validate(most));
+        let validation = (!self.data.validation.is_empty()).then(|| self.trainer.validate(most)).transpose()?;
         if let Some(v) = &validation {
             self.trainer.judge(v.mean());
         }
-        validation
+        Ok(validation)
     }
 
     fn describe(&self) {
@@ -302,7 +309,7 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
             self.data.validation.len(),
             plan.steps(),
             plan.batch,
-            simd::current_isa(),
+            self.place,
             T::DTYPE,
             self.record.runtime.threads(),
             plan.seed,
@@ -338,8 +345,8 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
     /// Writes the state and the model.
     fn save(&mut self) -> Result<()> {
         self.record.header.best = self.trainer.counters().progress.best;
-        self.record.write_state(|header| Ok(self.trainer.save(header)))?;
-        Ok(self.model().write(&self.record.out.join(MODEL_FILE))?)
+        self.record.write_state(|header| Ok(self.trainer.save(header)?))?;
+        Ok(self.model()?.write(&self.record.out.join(MODEL_FILE))?)
     }
 
     /// Plot, summary, and a word on what came out.

@@ -25,7 +25,7 @@ use crate::report::progress::Progress;
 use crate::runtime::{Outcome, Runtime};
 use crate::signals::Interrupt;
 use scorefield_integrators::simd::{self, Isa, SimdReal};
-use scorefield_integrators::{DType, UnitSystem};
+use scorefield_integrators::{DType, DeviceSpec, UnitSystem};
 use scorefield_models::scoremd::model::{EVALUATION_TIME, Model, RANGE_COLUMNS};
 use scorefield_models::scoremd::network::network;
 use scorefield_models::scoremd::process::VariancePreserving;
@@ -143,6 +143,11 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
         (Some((header, _)), _) => header.dtype,
         (None, asked) => asked.unwrap_or(DType::F32),
     };
+    let device = request.recipe.train.device.unwrap_or_default();
+    let has_kernels = minima::is_meant(&request.recipe) && !potentials::is_meant(&request.recipe);
+    if device != DeviceSpec::Cpu && !has_kernels {
+        return usage(format!("device {device}: only pseudo-force fields (preset gpff, gpff-small) are trained on devices; leave it out"));
+    }
     let pool = runtime.pool.clone();
     // From inside the pool, sharing out work needs neither locks nor memory.
     if potentials::is_meant(&request.recipe) {

@@ -295,16 +295,16 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
         self.trainer.rate()
     }
 
-    fn advance(&mut self) -> bool {
-        self.trainer.step()
+    fn advance(&mut self) -> Result<bool> {
+        Ok(self.trainer.step())
     }
 
-    fn validate(&mut self) -> Option<Sums> {
+    fn validate(&mut self) -> Result<Option<Sums>> {
         let validation = (!self.data.structures.validation.is_empty()).then(|| self.trainer.validate());
         if let Some(v) = &validation {
             self.trainer.judge(v.mean());
         }
-        validation
+        Ok(validation)
     }
 
     fn describe(&self) {

@@ -11,6 +11,7 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 mod emulator;
+mod kernels;
 mod model;
 mod nvrtc;
 mod program;
@@ -19,6 +20,7 @@ mod replicas;
 #[cfg(test)]
 mod tests;
 
+pub use kernels::{Argument, Kernels, Memory};
 pub use model::{DeviceModel, Field, Group};
 pub use nvrtc::Nvrtc;
 pub use provider::DeviceProvider;

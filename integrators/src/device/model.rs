@@ -64,6 +64,7 @@ pub struct DeviceModel {
 }
 
 /// A structure as C lays it out.
+#[derive(Clone)]
 pub(super) struct Layout {
     bytes: Vec<u8>,
     dtype: DType,

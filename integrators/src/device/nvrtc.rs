@@ -103,6 +103,14 @@ impl Nvrtc {
         self.compile(&Program::new(model, dtype, atoms, true), target).map(|c| c.len())
     }
 
+    /// The size in bytes of the kernels of `text`, which [`Device::kernels`](super::Device::kernels) takes, for GPUs of `target`.
+    ///
+    /// # Errors
+    /// What the compiler says.
+    pub fn check_kernels(&self, text: &str, dtype: DType, target: i32) -> Result<usize> {
+        self.compile(&Program::plain(text, dtype), target).map(|c| c.len())
+    }
+
     /// Compiles for GPUs of compute capability `target`: to their machine code (CUBIN) where this NVRTC knows them, else to
     /// the newest portable code that they understand (PTX, which ends with a zero byte).
     pub(super) fn compile(&self, program: &Program, target: i32) -> Result<Vec<u8>> {

@@ -23,16 +23,29 @@ pub(super) fn block(team: usize) -> usize {
     team.max(128)
 }
 
+/// Threads of a block of kernels that do not move replicas.
+pub(super) const BLOCK: usize = 256;
+
 impl Program {
+    /// Kernels of `text` alone, whose teams are whole blocks.
+    pub(super) fn plain(text: &str, dtype: DType) -> Self {
+        Program {
+            source: format!(
+                "#define TEAM {BLOCK}\n#define BLOCK {BLOCK}\n#define RIGID 0\n#define GROUPED 0\n{}{PRELUDE}\n{text}",
+                double(dtype)
+            ),
+        }
+    }
+
     /// Steps and forces of a model for replicas of up to `atoms` atoms, with rigid bonds or without.
     pub(super) fn new(model: &DeviceModel, dtype: DType, atoms: usize, rigid: bool) -> Self {
         let team = model.group.map_or(team(atoms), |g| g.threads);
-        let double = if dtype == DType::F64 { "#define DOUBLE\n" } else { "" };
         let source = format!(
-            "#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n#define GROUPED {}\n{double}{PRELUDE}\n{}\n{CONSTRAINT}\n{STEP}",
+            "#define TEAM {team}\n#define BLOCK {}\n#define RIGID {}\n#define GROUPED {}\n{}{PRELUDE}\n{}\n{CONSTRAINT}\n{STEP}",
             block(team),
             u8::from(rigid),
             u8::from(model.group.is_some()),
+            double(dtype),
             model.source
         );
         Program { source }
@@ -42,6 +55,10 @@ impl Program {
     pub(super) fn hash(&self, also: &str) -> String {
         format!("{:016x}", fnv(self.source.bytes().chain(also.bytes())))
     }
+}
+
+fn double(dtype: DType) -> &'static str {
+    if dtype == DType::F64 { "#define DOUBLE\n" } else { "" }
 }
 
 /// 64-bit FNV-1a.

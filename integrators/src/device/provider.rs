@@ -42,6 +42,17 @@ impl DeviceProvider {
         Ok(DeviceProvider { capabilities, inner: provider.fork()?, device: device.clone(), replicas: None, spare: None })
     }
 
+    /// `provider` with its evaluations on `device`, for batches of any molecules where it has kernels for that, else of one.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where it has none.
+    pub fn evaluating(device: &Device, provider: &dyn ForceProvider) -> Result<Box<dyn ForceProvider>> {
+        match provider.on_device(device) {
+            Some(provider) => Ok(provider),
+            None => Ok(Box::new(Self::new(device, provider)?)),
+        }
+    }
+
     /// The kernels' parameters, which are the same for all systems of a batch.
     fn model(&self, batch: &Batch) -> Result<DeviceModel> {
         let first = batch.system(0);

@@ -4,7 +4,8 @@ use super::config::{Head, Layout, PainnConfig};
 use super::model::{Output as Meaning, PainnModel};
 use super::provider::{PainnProvider, PainnSpec};
 use crate::testing::{self, Sample};
-use scorefield_integrators::{ForceProvider, Noise, System};
+use scorefield_integrators::device::Order;
+use scorefield_integrators::{Batch, Clock, DType, Device, DeviceProvider, ForceProvider, Input, Noise, Output, State, System, Want};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -100,4 +101,57 @@ fn what_kernels_do_not_do_stays_on_the_host() {
         assert!(provider.device_model(&molecule(3).system).is_none());
     }
     assert!(random(small, Meaning::Displacement { stiffness: 100.0 }).device_model(&molecule(300).system).is_none());
+}
+
+/// Molecules of any sizes in one batch, whose steps are the host's: also with noise levels, and for networks that predict noise.
+#[test]
+fn batches_of_any_molecules_are_the_same_on_devices() {
+    let small = PainnConfig { features: 24, layers: 2, radial: 60, cutoff: 15.0, ..PainnConfig::preset("gpff-small").unwrap() };
+    let sizes = [5, 1, 9, 2, 12, 5];
+    let batch: Vec<Sample> = sizes.iter().enumerate().map(|(k, &n)| molecule(n).displaced(0.01, k as u64)).collect();
+    let level = Clock::Diffusion { t: 0.03 };
+    for (config, output) in [
+        (small.clone(), Meaning::Displacement { stiffness: 100.0 }),
+        (PainnConfig { time: true, ..small.clone() }, Meaning::Displacement { stiffness: 100.0 }),
+        (PainnConfig { time: true, ..small }, Meaning::Noise { stiffness: 100.0 }),
+    ] {
+        let mut provider = random(config, output);
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-5)] {
+            let here = testing::evaluate_at(&mut provider, &batch, dtype, Want::FORCES, level).forces.to_f64();
+            let size = here.iter().fold(0.0, |m: f64, f| m.max(f.abs()));
+            let mut first = None;
+            for device in testing::devices() {
+                let mut there = DeviceProvider::evaluating(&device, &provider).unwrap();
+                let forces = testing::evaluate_at(there.as_mut(), &batch, dtype, Want::FORCES, level).forces;
+                let error = here.iter().zip(forces.to_f64()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / size;
+                assert!(error < tolerance, "{output:?} {dtype} {}: {error:.1e}", device.name());
+                if device.kind() == "emulated" {
+                    assert!(*first.get_or_insert_with(|| forces.clone()) == forces, "results depend on the order of threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_on_a_device_is_checked_like_one_here() {
+    let small = PainnConfig { features: 16, layers: 1, radial: 60, cutoff: 15.0, ..PainnConfig::preset("gpff-small").unwrap() };
+    let time_free = random(small.clone(), Meaning::Displacement { stiffness: 100.0 });
+    let device = Device::emulated(Order::Forwards);
+    let mut provider = DeviceProvider::evaluating(&device, &time_free).unwrap();
+    testing::check_batch_invariance(provider.as_mut(), &[molecule(4), molecule(7), molecule(4).displaced(0.01, 3)]);
+    // A level that nobody gave.
+    let reads_noise = random(PainnConfig { time: true, ..small }, Meaning::Noise { stiffness: 100.0 });
+    let mut provider = DeviceProvider::evaluating(&device, &reads_noise).unwrap();
+    let sample = molecule(3);
+    let batch = Batch::uniform(sample.system.clone(), 1, 0).unwrap();
+    let state = State::at_rest(&batch, &sample.positions, DType::F32).unwrap();
+    let mut out = Output::new(&batch, DType::F32, Want::FORCES);
+    let input = Input { batch: &batch, positions: state.positions(), cells: None, clock: state.clock, want: Want::FORCES };
+    assert!(provider.evaluate(&input, &mut out).unwrap_err().to_string().contains("before it was prepared"));
+    provider.prepare(&batch, DType::F32).unwrap();
+    assert!(provider.evaluate(&input, &mut out).unwrap_err().to_string().contains("noise level"));
+    // Energies have no such kernels.
+    let potential = random(PainnConfig { features: 16, layers: 1, ..PainnConfig::preset("painn-small").unwrap() }, ENERGY);
+    assert!(potential.on_device(&device).is_none());
 }

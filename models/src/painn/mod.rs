@@ -2,6 +2,7 @@
 //! pseudo-force field (GPFF, arXiv 2605.19050), whose vectors point from a noisy structure to the one it came from.
 
 mod assignment;
+mod batched;
 pub mod config;
 mod device;
 mod kernels;

@@ -1,5 +1,6 @@
 //! PaiNN as a force provider: a potential, or pseudo-forces towards minima.
 
+use super::batched::BatchedPainn;
 use super::config::{Layout, PainnConfig, TYPES};
 use super::local::PainnLocal;
 use super::model::{Output as Meaning, PainnModel};
@@ -9,7 +10,7 @@ use crate::error::Result;
 use scorefield_integrators::Result as ContractResult;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::{
-    Batch, Capabilities, Clock, DType, DeviceModel, Error as ContractError, ForceProvider, Input, Kind, Output, System,
+    Batch, Capabilities, Clock, DType, Device, DeviceModel, Error as ContractError, ForceProvider, Input, Kind, Output, System,
 };
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -180,16 +181,7 @@ impl<T: SimdReal> Prepared<T> {
             ));
         };
         let (meaning, positions) = (shared.model.output, input.positions.typed::<T>()?);
-        let needs_level = p.config.time || matches!(meaning, Meaning::Noise { .. });
-        let sigma = match input.clock {
-            Clock::Diffusion { t } if t > 0.0 => t * ANGSTROMS,
-            _ if needs_level => {
-                return Err(ContractError::Invalid(
-                    "this PaiNN needs a noise level (σ in nm), which only a generative run has; use a network without".into(),
-                ));
-            }
-            _ => 1.0,
-        };
+        let sigma = noise_level(&shared.model, input.clock)?;
         let time = 0.25 * sigma.ln();
         for chunk in &self.chunks {
             work.clear();
@@ -245,6 +237,17 @@ impl<T: SimdReal> Prepared<T> {
             }
         }
         Ok(())
+    }
+}
+
+/// σ (Å) of a clock; 1 where the network knows no noise.
+pub(super) fn noise_level(model: &PainnModel, clock: Clock) -> ContractResult<f64> {
+    match clock {
+        Clock::Diffusion { t } if t > 0.0 => Ok(t * ANGSTROMS),
+        _ if model.config.time || matches!(model.output, Meaning::Noise { .. }) => Err(ContractError::Invalid(
+            "this PaiNN needs a noise level (σ in nm), which only a generative run has; use a network without".into(),
+        )),
+        _ => Ok(1.0),
     }
 }
 
@@ -317,6 +320,11 @@ impl ForceProvider for PainnProvider {
     fn device_model(&self, system: &System) -> Option<DeviceModel> {
         let shared = &self.shared;
         shared.device_model(shared.double.get_or_init(|| shared.pack()), &system.types)
+    }
+
+    fn on_device(&self, device: &Device) -> Option<Box<dyn ForceProvider>> {
+        let has_vectors = self.shared.model.config.head == super::config::Head::Direct;
+        has_vectors.then(|| Box::new(BatchedPainn::new(device, self.shared.clone(), &self.capabilities)) as _)
     }
 
     fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {

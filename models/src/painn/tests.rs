@@ -7,8 +7,11 @@ use super::provider::PainnProvider;
 use super::trainer::{Molecules, Objective, Plan, Rate, Trainer};
 use crate::spec::parse_spec;
 use crate::testing::{self, Sample};
+use crate::train::adamw::Root;
 use crate::train::{AdamW, Clip, CosineSchedule, Ema};
-use scorefield_integrators::{AtomName, Batch, DType, Kind, Noise, Purpose, State, System, Want};
+use scorefield_integrators::device::Order;
+use scorefield_integrators::simd::SimdReal;
+use scorefield_integrators::{AtomName, Batch, DType, Device, Kind, Noise, Purpose, State, System, Want};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -236,15 +239,15 @@ fn training_has_the_same_bits_for_any_threads_and_interruptions() {
         in_pool(threads, || {
             let mut trainer = Trainer::<f32>::new(plan(Objective::PseudoForce, 12), molecules()).unwrap();
             while !trainer.is_done() {
-                assert!(trainer.step());
+                assert!(trainer.step().unwrap());
                 if stop == Some(trainer.counters().step) {
-                    let saved = trainer.save(serde_json::json!({}));
+                    let saved = trainer.save(serde_json::json!({})).unwrap();
                     let saved = crate::train::StateFile::from_bytes(Path::new("state"), &saved.to_bytes().unwrap()).unwrap();
                     trainer = Trainer::new(plan(Objective::PseudoForce, 12), molecules()).unwrap();
                     trainer.restore(saved, Path::new("state")).unwrap();
                 }
             }
-            trainer.averaged()
+            trainer.averaged().unwrap()
         })
     };
     let plain = run(1, None);
@@ -252,16 +255,88 @@ fn training_has_the_same_bits_for_any_threads_and_interruptions() {
     assert_eq!(plain, run(2, Some(5)));
 }
 
+/// Steps on a device and here: gradients of the first, parameters after `steps`, losses.
+fn on_both<T: SimdReal + Root>(device: &Device, plan: &Plan, steps: u64) -> [(Vec<f64>, Vec<f64>, f64, f64); 2] {
+    [None, Some(device)].map(|device| {
+        let mut trainer = match device {
+            None => Trainer::<T>::new(plan.clone(), molecules()),
+            Some(device) => Trainer::on(device, plan.clone(), molecules()),
+        }
+        .unwrap();
+        assert!(trainer.step().unwrap());
+        let gradient = trainer.mean_gradient().unwrap();
+        (1..steps).for_each(|_| assert!(trainer.step().unwrap()));
+        let loss = trainer.take_interval(steps).0.mean();
+        (gradient, trainer.averaged().unwrap(), loss, trainer.validate(10).unwrap().mean())
+    })
+}
+
+fn furthest(a: &[f64], b: &[f64]) -> f64 {
+    let size = a.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / size
+}
+
+#[test]
+fn training_on_a_device_is_that_of_this_machine() {
+    for (objective, features, radial) in [(Objective::PseudoForce, 72, 100), (Objective::Noise, 16, 9)] {
+        // Enough rows for sums in parts.
+        let plan = Plan { config: PainnConfig { features, radial, ..plan(objective, 12).config }, batch: 100, ..plan(objective, 12) };
+        // One order of the emulator's threads; the test below has the others.
+        for device in testing::devices().into_iter().skip(2) {
+            let [here, there] = on_both::<f64>(&device, &plan, 2);
+            let errors = (furthest(&here.0, &there.0), furthest(&here.1, &there.1), there.2 / here.2 - 1.0, there.3 / here.3 - 1.0);
+            println!(
+                "{objective:?}, f64: gradient {:.1e}, parameters {:.1e}, losses {:.1e} {:.1e}",
+                errors.0, errors.1, errors.2, errors.3
+            );
+            // Adam divides by what may be rounding.
+            assert!(errors.0 < 1e-12 && errors.1 < 1e-7 && errors.2.abs() < 1e-8 && errors.3.abs() < 1e-7);
+            let [here, there] = on_both::<f32>(&device, &plan, 1);
+            let (gradient, loss) = (furthest(&here.0, &there.0), there.2 / here.2 - 1.0);
+            println!("f32: gradient {gradient:.1e}, loss {loss:.1e}");
+            assert!(gradient < 1e-5 && loss.abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn training_on_a_device_has_the_same_bits_in_any_order_and_after_interruptions() {
+    let plan = Plan { batch: 9, ..plan(Objective::PseudoForce, 4) };
+    let run = |order: Order, stop: Option<u64>| {
+        let new = || Trainer::<f32>::on(&Device::emulated(order), plan.clone(), molecules()).unwrap();
+        let mut trainer = new();
+        while !trainer.is_done() {
+            assert!(trainer.step().unwrap());
+            if stop == Some(trainer.counters().step) {
+                let saved = trainer.save(serde_json::json!({})).unwrap();
+                let saved = crate::train::StateFile::from_bytes(Path::new("state"), &saved.to_bytes().unwrap()).unwrap();
+                trainer = new();
+                trainer.restore(saved, Path::new("state")).unwrap();
+            }
+        }
+        trainer.averaged().unwrap()
+    };
+    let plain = run(Order::Forwards, None);
+    for (order, stop) in [(Order::Backwards, Some(2)), (Order::Shuffled, None)] {
+        assert!(plain == run(order, stop), "{order:?}");
+    }
+}
+
+#[test]
+fn kernels_of_training_compile() {
+    testing::check_kernels("training of PaiNN", |nvrtc, dtype, target| nvrtc.check_kernels(super::batched::SOURCE, dtype, target));
+}
+
 #[test]
 fn training_learns_three_molecules() {
     for objective in [Objective::PseudoForce, Objective::Noise] {
         let (before, after) = in_pool(2, || {
             let mut trainer = Trainer::<f32>::new(plan(objective, 400), molecules()).unwrap();
-            let before = trainer.validate(100).mean();
+            let before = trainer.validate(100).unwrap().mean();
             while !trainer.is_done() {
-                assert!(trainer.step());
+                assert!(trainer.step().unwrap());
             }
-            (before, trainer.validate(100))
+            (before, trainer.validate(100).unwrap())
         });
         println!("{objective:?}: {before:.3} to {:.3}", after.mean());
         assert!(after.mean() < 0.6 * before && after.rows == 15, "{objective:?}: {before} {}", after.mean());

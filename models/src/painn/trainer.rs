@@ -4,24 +4,23 @@
 //! random is counted (seed, step, row) and gradients are summed over fixed groups of rows in a fixed order: parameters do not
 //! depend, in any bit, on the number of threads or on where a run was stopped and resumed.
 
+mod host;
+mod on_device;
+
 use super::config::{Layout, PainnConfig};
-use super::network::{Parameters, Seed, Work};
 use super::noising::{NoiseSettings, Row};
-use super::provider::remove_mean;
 use crate::error::{Error, Result};
 use crate::train::adamw::Root;
-use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Move, Moved, Permutation, StateFile, sum_gradients};
-use rayon::prelude::*;
+use crate::train::{AdamW, Clip, CosineSchedule, Ema, Permutation, StateFile};
+use host::Host;
+use on_device::OnDevice;
 use scorefield_integrators::Noise;
+use scorefield_integrators::device::Device;
 use scorefield_integrators::simd::SimdReal;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// Groups of rows with a gradient of their own: a multiple of most numbers of threads.
-const GROUPS: usize = 12;
-/// Atoms that are worked on together: what a layer keeps for the way back should stay in the second-level cache.
-const ATOMS_PER_BLOCK: usize = 96;
 /// Step that stands for the fixed noise of validation.
 const VALIDATION_STEP: u64 = 1 << 54;
 /// Bounds of the noise levels (Å) by which validation is reported.
@@ -59,6 +58,24 @@ pub enum Objective {
     PseudoForce,
     /// The noise.
     Noise,
+}
+
+impl Objective {
+    /// What displacements to the minimum are multiplied by: −ε = (x₀ − x)/σ.
+    fn sign(self, sigma: f64) -> f64 {
+        match self {
+            Objective::PseudoForce => 1.0,
+            Objective::Noise => -1.0 / sigma,
+        }
+    }
+
+    /// Weight of a row in the loss.
+    fn weight(self, settings: &NoiseSettings, sigma: f64) -> f64 {
+        match self {
+            Objective::PseudoForce => settings.weight(sigma),
+            Objective::Noise => 1.0,
+        }
+    }
 }
 
 /// Learning rate over time.
@@ -197,6 +214,24 @@ impl Sums {
         }
     }
 
+    /// Counts a row whose errors have squares of sum `error`, and whose vectors have those of sum `square`.
+    fn count(&mut self, plan: &Plan, row: &Row, error: f64, square: f64) {
+        let (settings, n, sigma) = (&plan.noise, row.x.len() / 3, row.sigma);
+        let loss = error * plan.objective.weight(settings, sigma) / (3 * n) as f64;
+        let bin = SIGMA_BINS[1..BINS].iter().filter(|&&b| sigma >= b).count();
+        self.rows += 1;
+        self.loss += loss;
+        self.losses[bin] += loss;
+        self.counts[bin] += 1;
+        let noise = plan.objective == Objective::Noise;
+        if sigma >= settings.turn_below {
+            let unit = if noise { 1.0 } else { settings.weight(sigma) * sigma * sigma };
+            self.floors[bin] += unit * if n > 2 { 1.0 / n as f64 } else { 2.0 / (3 * n) as f64 };
+        }
+        let internal = (3 * n).saturating_sub(6).max(1) as f64;
+        self.ratios[bin] += (square / internal).sqrt() / if noise { 1.0 } else { sigma };
+    }
+
     /// Mean loss.
     pub fn mean(&self) -> f64 {
         self.loss / self.rows.max(1) as f64
@@ -227,26 +262,85 @@ pub struct Counters {
     pub gradient_norm: f64,
 }
 
-struct Group<T> {
-    gradient: Vec<T>,
-    sums: Sums,
-    rows: Vec<Row>,
-    seed: Vec<T>,
+impl Row {
+    /// Derivative of the loss of a batch, of which a row is the share `scale`, to an error.
+    fn factor(&self, plan: &Plan, scale: f64) -> f64 {
+        2.0 * plan.objective.weight(&plan.noise, self.sigma) / self.x.len() as f64 * scale
+    }
 }
 
-/// Trains a network. Work is shared out over the threads of the pool that it is called from.
+/// Rows to look at: those of a training step, or so many of the held-out molecules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    Training { step: u64 },
+    Validation { rows: usize },
+}
+
+impl Rows {
+    fn count(self, plan: &Plan) -> usize {
+        match self {
+            Rows::Training { .. } => plan.batch,
+            Rows::Validation { rows } => rows,
+        }
+    }
+
+    /// Counts their noise.
+    fn step(self) -> u64 {
+        match self {
+            Rows::Training { step } => step,
+            Rows::Validation { .. } => VALIDATION_STEP,
+        }
+    }
+
+    /// The molecule of row `i`.
+    fn molecule(self, plan: &Plan, data: &Molecules, i: usize) -> u32 {
+        match self {
+            Rows::Training { step } => {
+                let (place, count) = (step as usize * plan.batch + i, data.training.len());
+                data.training[Permutation::new(Noise::new(plan.seed), (place / count) as u64, count).at(place % count)]
+            }
+            Rows::Validation { rows } => data.validation[i * data.validation.len() / rows.max(1)],
+        }
+    }
+
+    /// Fills `row` with row `i`; the types of its atoms.
+    fn fill<'a>(self, plan: &Plan, data: &'a Molecules, i: usize, row: &mut Row) -> &'a [u32] {
+        let (types, minimum) = data.molecule(self.molecule(plan, data, i));
+        row.fill(&plan.noise, types, minimum, Noise::new(plan.seed), i as u32, self.step());
+        types
+    }
+}
+
+/// What belongs to every parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Values,
+    Average,
+    First,
+    Second,
+}
+
+/// Who holds the parameters and computes: the threads of this process, or a device.
+trait Machine<T>: Send {
+    /// Losses with the averaged parameters.
+    fn losses(&mut self, plan: &Plan, data: &Molecules, rows: Rows) -> Result<Sums>;
+    /// Losses with the present parameters, whose gradient is kept, and its norm.
+    fn gradient(&mut self, plan: &Plan, data: &Molecules, rows: Rows) -> Result<(Sums, f64)>;
+    /// Follows the gradient, in step `step` of those that move anything, counted from 1.
+    fn follow(&mut self, plan: &Plan, step: u64, rate: f64, norm: f64) -> Result<()>;
+    /// Padded numbers `[layout.len]`.
+    fn read(&self, what: Kept) -> Result<Vec<T>>;
+    /// Overwrites them.
+    fn write(&mut self, what: Kept, values: &[T]) -> Result<()>;
+}
+
+/// Trains a network. On this machine, work is shared out over the threads of the pool that it is called from.
 pub struct Trainer<T: SimdReal> {
     plan: Plan,
     data: Arc<Molecules>,
+    layout: Arc<Layout>,
     counters: Counters,
-    values: Vec<T>,
-    average: Vec<T>,
-    moments: Moments<T>,
-    parameters: Parameters<T>,
-    work: Vec<Mutex<Work<T>>>,
-    groups: Vec<Group<T>>,
-    gradient: Vec<T>,
-    squares: Vec<f64>,
+    machine: Box<dyn Machine<T>>,
 }
 
 impl<T: SimdReal + Root> Trainer<T> {
@@ -257,24 +351,27 @@ impl<T: SimdReal + Root> Trainer<T> {
     pub fn new(plan: Plan, data: Arc<Molecules>) -> Result<Self> {
         check(&plan, &data)?;
         let layout = Arc::new(Layout::new(&plan.config));
+        let machine = Box::new(Host::new(&plan, layout.clone()));
+        Self::with(plan, data, layout, machine)
+    }
+
+    /// The same on a device: noise is made here, all else happens there. Parameters are those of [`Trainer::new`] but for rounding.
+    ///
+    /// # Errors
+    /// Where plan or data make no sense, or the device fails.
+    pub fn on(device: &Device, plan: Plan, data: Arc<Molecules>) -> Result<Self> {
+        check(&plan, &data)?;
+        let layout = Arc::new(Layout::new(&plan.config));
+        let machine = Box::new(OnDevice::new(device, &plan, &data, layout.clone())?);
+        Self::with(plan, data, layout, machine)
+    }
+
+    fn with(plan: Plan, data: Arc<Molecules>, layout: Arc<Layout>, mut machine: Box<dyn Machine<T>>) -> Result<Self> {
         let values: Vec<T> = layout.initialise(Noise::new(plan.seed)).into_iter().map(T::from_f64).collect();
-        let n = values.len();
-        let parameters = Parameters::new(&plan.config, layout);
-        let group = || Group { gradient: vec![T::default(); n], sums: Sums::default(), rows: Vec::new(), seed: Vec::new() };
+        machine.write(Kept::Values, &values)?;
+        machine.write(Kept::Average, &values)?;
         let counters = Counters { step: 0, skipped: 0, progress: Progress::default(), interval: Sums::default(), gradient_norm: 0.0 };
-        Ok(Trainer {
-            data,
-            counters,
-            average: values.clone(),
-            moments: Moments::zeros(n),
-            parameters,
-            work: (0..rayon::current_num_threads()).map(|_| Mutex::new(Work::new(true, false))).collect(),
-            groups: (0..GROUPS.min(plan.batch)).map(|_| group()).collect(),
-            gradient: vec![T::default(); n],
-            squares: vec![0.0; n.div_ceil(CHUNK)],
-            values,
-            plan,
-        })
+        Ok(Trainer { plan, data, layout, counters, machine })
     }
 
     /// The plan.
@@ -293,16 +390,29 @@ impl<T: SimdReal + Root> Trainer<T> {
     }
 
     /// Begins with these parameters, in the order of files, in place of random ones.
-    pub fn start_from(&mut self, values: &[f64]) {
-        for (&p, &v) in self.parameters.layout.map.iter().zip(values) {
-            self.values[p] = T::from_f64(v);
-        }
-        self.average.clone_from(&self.values);
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn start_from(&mut self, values: &[f64]) -> Result<()> {
+        let values: Vec<T> = self.layout.pad(values).into_iter().map(T::from_f64).collect();
+        self.machine.write(Kept::Values, &values)?;
+        self.machine.write(Kept::Average, &values)
     }
 
     /// Averaged parameters in the order of files.
-    pub fn averaged(&self) -> Vec<f64> {
-        self.parameters.layout.map.iter().map(|&p| self.average[p].to_f64()).collect()
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn averaged(&self) -> Result<Vec<f64>> {
+        let average = self.machine.read(Kept::Average)?;
+        Ok(self.layout.map.iter().map(|&p| average[p].to_f64()).collect())
+    }
+
+    /// Running mean of the gradient, in the order of files.
+    #[cfg(test)]
+    pub(super) fn mean_gradient(&self) -> Result<Vec<f64>> {
+        let mean = self.machine.read(Kept::First)?;
+        Ok(self.layout.map.iter().map(|&p| mean[p].to_f64()).collect())
     }
 
     /// Learning rate of the next step.
@@ -311,41 +421,29 @@ impl<T: SimdReal + Root> Trainer<T> {
     }
 
     /// One step. Returns false where a loss or gradient was not finite, and nothing moved.
-    pub fn step(&mut self) -> bool {
-        self.parameters.load(&self.values);
-        let (step, batch) = (self.counters.step, self.plan.batch);
-        let count = self.data.training.len();
-        let noise = Noise::new(self.plan.seed);
-        let molecule = |i: usize| {
-            let place = step as usize * batch + i;
-            self.data.training[Permutation::new(noise, (place / count) as u64, count).at(place % count)]
-        };
-        let sums = evaluate(&self.plan, &self.data, &self.parameters, &self.work, &mut self.groups, (batch, step, true), molecule);
-        let norm = self.sum_gradients();
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn step(&mut self) -> Result<bool> {
+        let rate = self.rate();
+        let (sums, norm) = self.machine.gradient(&self.plan, &self.data, Rows::Training { step: self.counters.step })?;
         self.counters.step += 1;
         if !(sums.loss.is_finite() && norm.is_finite()) {
             self.counters.skipped += 1;
-            return false;
+            return Ok(false);
         }
-        let rate = {
-            self.counters.step -= 1;
-            let rate = self.rate();
-            self.counters.step += 1;
-            rate
-        };
-        self.update(rate, norm);
+        self.machine.follow(&self.plan, self.counters.step - self.counters.skipped, rate, norm)?;
         self.counters.interval.add(&sums);
         self.counters.gradient_norm += norm;
-        true
+        Ok(true)
     }
 
     /// Losses of the averaged weights on at most `most` validation molecules, always with the same noise.
-    pub fn validate(&mut self, most: usize) -> Sums {
-        self.parameters.load(&self.average);
-        let rows = self.data.validation.len().min(most);
-        let all = &self.data.validation;
-        let molecule = |i: usize| all[i * all.len() / rows.max(1)];
-        evaluate(&self.plan, &self.data, &self.parameters, &self.work, &mut self.groups, (rows, VALIDATION_STEP, false), molecule)
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn validate(&mut self, most: usize) -> Result<Sums> {
+        self.machine.losses(&self.plan, &self.data, Rows::Validation { rows: self.data.validation.len().min(most) })
     }
 
     /// Takes notice of a validation: the rate falls and training ends where there is no improvement.
@@ -359,156 +457,41 @@ impl<T: SimdReal + Root> Trainer<T> {
         (std::mem::take(&mut self.counters.interval), norm / steps.max(1) as f64)
     }
 
-    /// Sums the groups' gradients in their order and returns the norm.
-    fn sum_gradients(&mut self) -> f64 {
-        let groups = &self.groups;
-        sum_gradients(groups.len(), |g| &groups[g].gradient, &mut self.gradient, &mut self.squares)
-    }
-
-    /// Moves parameters, and their average after them.
-    fn update(&mut self, rate: f64, norm: f64) {
-        let moved = self.counters.step - self.counters.skipped;
-        let Moments { first, second } = &mut self.moments;
-        let (values, gradient, average) = (&mut self.values[..], &mut self.gradient[..], &mut self.average[..]);
-        let to = Moved { values, gradient, first, second, average };
-        Move::new(self.plan.clip, self.plan.ema, moved, norm).apply(self.plan.adam.factors(moved, rate), to);
-    }
-
-    /// Everything that a run goes on from; `header` is the caller's, JSON.
-    pub fn save(&self, header: serde_json::Value) -> StateFile {
+    /// Everything that a run goes on from, here or on a device; `header` is the caller's, JSON.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn save(&self, header: serde_json::Value) -> Result<StateFile> {
         let header = serde_json::json!({ "now": self.counters, "run": header });
-        let Moments { first, second } = &self.moments;
-        StateFile::of::<T>(&header, &[("parameters", &self.values), ("average", &self.average), ("first", first), ("second", second)])
+        let arrays = KEPT.map(|(name, what)| (name, self.machine.read(what)));
+        let mut named = Vec::new();
+        for (name, values) in arrays {
+            named.push((name, values?));
+        }
+        let named: Vec<(&str, &[T])> = named.iter().map(|(name, values)| (*name, &values[..])).collect();
+        Ok(StateFile::of::<T>(&header, &named))
     }
 
     /// Goes on from what [`Trainer::save`] returned. `file` is for messages.
     ///
     /// # Errors
-    /// Where the state is of another network.
+    /// Where the state is of another network, or the device fails.
     pub fn restore(&mut self, mut saved: StateFile, file: &Path) -> Result<()> {
         let refuse = |reason: String| Error::File { file: file.into(), reason };
         let mut header: serde_json::Value = serde_json::from_str(&saved.header).map_err(|e| refuse(e.to_string()))?;
         self.counters = serde_json::from_value(header["now"].take()).map_err(|e| refuse(e.to_string()))?;
-        for (name, to) in [
-            ("parameters", &mut self.values),
-            ("average", &mut self.average),
-            ("first", &mut self.moments.first),
-            ("second", &mut self.moments.second),
-        ] {
-            saved.take_into(file, name, to)?;
+        let mut values = vec![T::default(); self.layout.len];
+        for (name, what) in KEPT {
+            saved.take_into(file, name, &mut values)?;
+            self.machine.write(what, &values)?;
         }
         Ok(())
     }
 }
 
-/// Losses of `rows` rows with the noise of `step`, and with `back` their gradient in the groups.
-fn evaluate<T: SimdReal>(
-    plan: &Plan,
-    data: &Molecules,
-    parameters: &Parameters<T>,
-    work: &[Mutex<Work<T>>],
-    groups: &mut [Group<T>],
-    (rows, step, back): (usize, u64, bool),
-    molecule: impl Fn(usize) -> u32 + Sync,
-) -> Sums {
-    let count = groups.len();
-    groups.par_iter_mut().enumerate().for_each(|(g, group)| {
-        group.sums = Sums::default();
-        if back {
-            group.gradient.fill(T::default());
-        }
-        let work = &work[rayon::current_thread_index().unwrap_or(0) % work.len()];
-        let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = g * rows / count..(g + 1) * rows / count;
-        let mut first = all.start;
-        while first < all.end {
-            let (mut end, mut atoms) = (first, 0);
-            while end < all.end && (atoms == 0 || atoms + data.molecule(molecule(end)).0.len() <= ATOMS_PER_BLOCK) {
-                atoms += data.molecule(molecule(end)).0.len();
-                end += 1;
-            }
-            let block = Block { plan, data, parameters, scale: 1.0 / rows as f64, step, back };
-            block.run(first..end, atoms, &molecule, &mut work, group);
-            first = end;
-        }
-    });
-    let mut sums = Sums::default();
-    groups.iter().for_each(|g| sums.add(&g.sums));
-    sums
-}
-
-/// Molecules that are worked on together.
-struct Block<'a, T> {
-    plan: &'a Plan,
-    data: &'a Molecules,
-    parameters: &'a Parameters<T>,
-    /// One over the number of rows of the batch.
-    scale: f64,
-    step: u64,
-    back: bool,
-}
-
-impl<T: SimdReal> Block<'_, T> {
-    fn run(&self, rows: std::ops::Range<usize>, atoms: usize, molecule: &impl Fn(usize) -> u32, work: &mut Work<T>, group: &mut Group<T>) {
-        let (config, settings) = (&self.plan.config, &self.plan.noise);
-        let noise = Noise::new(self.plan.seed);
-        if group.rows.len() < rows.len() {
-            group.rows.resize_with(rows.len(), Row::default);
-        }
-        work.reserve(config, atoms, atoms * atoms / 2);
-        work.clear();
-        for (row, i) in group.rows.iter_mut().zip(rows.clone()) {
-            let (types, minimum) = self.data.molecule(molecule(i));
-            row.fill(settings, types, minimum, noise, i as u32, self.step);
-            work.add(config, types, &row.x, 0.25 * row.sigma.ln());
-        }
-        work.forward(self.parameters);
-        group.seed.clear();
-        let mut first = 0;
-        for row in &group.rows[..rows.len()] {
-            let n = row.x.len() / 3;
-            let start = group.seed.len();
-            for i in first..first + n {
-                group.seed.extend(work.vector(i));
-            }
-            let out = &mut group.seed[start..];
-            remove_mean(out);
-            // Both objectives in displacements over σ: −ε = (x₀ − x)/σ.
-            let (sign, weight) = match self.plan.objective {
-                Objective::PseudoForce => (1.0, settings.weight(row.sigma)),
-                Objective::Noise => (-1.0 / row.sigma, 1.0),
-            };
-            let (mut loss, mut square) = (0.0, 0.0);
-            let factor = 2.0 * weight / (3 * n) as f64 * self.scale;
-            for (o, &label) in out.iter_mut().zip(&row.label) {
-                let value = o.to_f64();
-                let error = value - sign * label;
-                loss += error * error;
-                square += value * value;
-                *o = T::from_f64(factor * error);
-            }
-            remove_mean(out);
-            loss *= weight / (3 * n) as f64;
-            let bin = SIGMA_BINS[1..BINS].iter().filter(|&&b| row.sigma >= b).count();
-            let sums = &mut group.sums;
-            sums.rows += 1;
-            sums.loss += loss;
-            sums.losses[bin] += loss;
-            sums.counts[bin] += 1;
-            if row.sigma >= settings.turn_below {
-                let unit = if self.plan.objective == Objective::Noise { 1.0 } else { weight * row.sigma * row.sigma };
-                sums.floors[bin] += unit * if n > 2 { 1.0 / n as f64 } else { 2.0 / (3 * n) as f64 };
-            }
-            let internal = (3 * n).saturating_sub(6).max(1) as f64;
-            let size = if self.plan.objective == Objective::Noise { 1.0 } else { row.sigma };
-            sums.ratios[bin] += (square / internal).sqrt() / size;
-            first += n;
-        }
-        if self.back {
-            work.backward(self.parameters, Seed::Vectors(&group.seed), Some(&mut group.gradient), None);
-        }
-    }
-}
+/// Names in states.
+const KEPT: [(&str, Kept); 4] =
+    [("parameters", Kept::Values), ("average", Kept::Average), ("first", Kept::First), ("second", Kept::Second)];
 
 /// What would make a trainer panic or wait for ever.
 fn check(plan: &Plan, data: &Molecules) -> Result<()> {

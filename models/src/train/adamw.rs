@@ -73,6 +73,13 @@ impl AdamW {
     }
 }
 
+impl<T: Copy> Factors<T> {
+    /// As kernels take them: β₁, β₂, 1 − β₁, 1 − β₂, rate, 1 over the bias of the mean square, ε, decay.
+    pub(crate) fn numbers(&self) -> [T; 8] {
+        [self.beta1, self.beta2, self.new1, self.new2, self.rate, self.unbias2, self.epsilon, self.decay]
+    }
+}
+
 impl<T: Real + Root> Factors<T> {
     /// Moves parameters `[n]` against their gradient; all slices are of the same parameters.
     pub fn apply(&self, parameters: &mut [T], gradient: &[T], first: &mut [T], second: &mut [T]) {

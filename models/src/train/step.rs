@@ -57,6 +57,11 @@ impl<T: Real + Root> Move<T> {
         Move { factor: T::from_f64(factor), bound: T::from_f64(bound), memory: T::from_f64(memory), new: T::from_f64(1.0 - memory) }
     }
 
+    /// As kernels take them: factor, bound, memory, share of what is new.
+    pub(crate) fn numbers(&self) -> [T; 4] {
+        [self.factor, self.bound, self.memory, self.new]
+    }
+
     /// Moves parameters, and their average after them.
     pub fn apply(self, factors: Factors<T>, of: Moved<'_, T>) {
         let Moved { values, gradient, first, second, average } = of;
