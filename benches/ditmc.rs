@@ -83,7 +83,7 @@ fn training(c: &mut Criterion) {
         };
         let mut trainer = pool.install(|| Trainer::<f32>::new(plan, Arc::new(data))).expect("a trainer");
         group.throughput(Throughput::Elements(48));
-        group.bench_function(BenchmarkId::new(preset, 48), |b| b.iter(|| pool.install(|| trainer.step())));
+        group.bench_function(BenchmarkId::new(preset, 48), |b| b.iter(|| pool.install(|| trainer.step()).expect("a step")));
     }
 }
 

@@ -16,14 +16,25 @@ DEVICE real swish_slope(real x) {
     return multiply_add(real(1) - s, x * s, s);
 }
 
+// GELU in its tanh form, x σ(2z) with z = √(2/π) (x + 0.044715 x³), and its slope.
+DEVICE real gelu(real x) {
+    const real root = real(1.5957691216057307), cubic = real(0.044715);
+    return x * sigmoid(x * multiply_add(x * x, root * cubic, root));
+}
+DEVICE real gelu_slope(real x) {
+    const real root = real(1.5957691216057307), cubic = real(0.044715);
+    real square = x * x, s = sigmoid(x * multiply_add(square, root * cubic, root));
+    return multiply_add(x * s * (real(1) - s), multiply_add(square, real(3) * root * cubic, root), s);
+}
+
 // ---- products -------------------------------------------------------------------------------------------------------
 
 // A block makes SIDE × SIDE numbers, each thread 4 × 4 of them, DEPTH terms at a time from shared memory.
 const int SIDE = 64, DEPTH = 16, PITCH = SIDE + 4;
 
-// What becomes of sums: they replace what was there, are added to it, go through SiLU while `before` keeps them, or are multiplied by
-// the slope of SiLU at `before`.
-enum Finish { SET, ADD, SWISH, SLOPE };
+// What becomes of sums: they replace what was there, are added to it, go through SiLU or GELU while `before` keeps them, or are multiplied
+// by the slope of either at `before`.
+enum Finish { SET, ADD, SWISH, SWISH_SLOPE, GELU, GELU_SLOPE };
 
 // c [m, n] = finish(bias + a b), with a [m, inner] and b [inner, n] in memory as their strides say. The inner index is cut into parts,
 // whose sums lie `part` apart: for gradients of weights, where it runs over all rows of a batch.
@@ -77,11 +88,12 @@ KERNEL(product, Product) {
             real value = sums[r - row - down][c - column - across];
             if (p.bias) value += p.bias[c];
             if (p.finish == ADD) value += to[at];
-            if (p.finish == SWISH) {
+            if (p.finish == SWISH || p.finish == GELU) {
                 p.before[at] = value;
-                value = swish(value);
+                value = p.finish == GELU ? gelu(value) : swish(value);
             }
-            if (p.finish == SLOPE) value *= swish_slope(p.before[at]);
+            if (p.finish == SWISH_SLOPE) value *= swish_slope(p.before[at]);
+            if (p.finish == GELU_SLOPE) value *= gelu_slope(p.before[at]);
             to[at] = value;
         }
     }
@@ -117,6 +129,75 @@ KERNEL(sum_parts, Parts) {
     real sum = p.parts[t];
     for (int k = 1; k < p.count; ++k) sum += p.parts[k * p.stride + t];
     p.to[t] = sum;
+}
+
+// ---- vectors of molecules -------------------------------------------------------------------------------------------
+
+// A network's vectors: axis k of atom i is at i · atom + k · axis. First atoms [M + 1].
+struct Vectors {
+    const int* first;
+    const real* v;
+    int molecules, atom, axis;
+};
+
+DEVICE real mean_of(const Vectors& p, int m, int axis) {
+    real mean = 0;
+    for (int i = p.first[m]; i < p.first[m + 1]; ++i) mean += p.v[i * p.atom + axis * p.axis];
+    return mean / real(p.first[m + 1] - p.first[m]);
+}
+
+// Vectors without their molecule's mean, times a factor: forces [A, 3].
+struct alignas(8) Forces {
+    Vectors vectors;
+    real* f;
+    real factor;
+};
+
+KERNEL(forces, Forces) {
+    const Vectors& v = p.vectors;
+    int t = THREAD, m = t / 3, axis = t - 3 * m;
+    if (m >= v.molecules) return;
+    real mean = mean_of(v, m, axis);
+    for (int i = v.first[m]; i < v.first[m + 1]; ++i) p.f[3 * i + axis] = p.factor * (v.v[i * v.atom + axis * v.axis] - mean);
+}
+
+// Losses of molecules and axes: Σ (v − label)² and Σ v² of vectors v without their mean; and, where wanted, gradients of
+// factor Σ (v − label)², in places as those of the vectors.
+struct alignas(8) Losses {
+    Vectors vectors;
+    const real *label, *factor;
+    real *seed, *sums;
+};
+
+KERNEL(losses, Losses) {
+    const Vectors& v = p.vectors;
+    int t = THREAD, m = t / 3, axis = t - 3 * m;
+    if (m >= v.molecules) return;
+    int begin = v.first[m], end = v.first[m + 1];
+    real mean = mean_of(v, m, axis), error = 0, square = 0, mean_error = 0;
+    for (int i = begin; i < end; ++i) {
+        real x = v.v[i * v.atom + axis * v.axis] - mean, e = x - p.label[3 * i + axis];
+        error = multiply_add(e, e, error);
+        square = multiply_add(x, x, square);
+        mean_error += e;
+    }
+    mean_error /= real(end - begin);
+    for (int i = begin; p.seed && i < end; ++i) {
+        int at = i * v.atom + axis * v.axis;
+        p.seed[at] = p.factor[m] * (v.v[at] - mean - p.label[3 * i + axis] - mean_error);
+    }
+    p.sums[2 * t] = error;
+    p.sums[2 * t + 1] = square;
+}
+
+struct alignas(8) Fill {
+    real* a;
+    int n;
+};
+
+KERNEL(clear, Fill) {
+    int t = THREAD;
+    if (t < p.n) p.a[t] = 0;
 }
 
 // ---- the optimiser --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ pub mod ditmc;
 pub mod error;
 pub mod external;
 pub mod gpff;
+mod launch;
 pub mod local;
 mod matrix;
 pub mod mechanics;

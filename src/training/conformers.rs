@@ -53,21 +53,26 @@ pub(super) fn train<T: SimdReal + Root>(
     let temperature = temperature.transpose().map_err(|e| Error::Usage(format!("[data]: temperature: {e}")))?;
     let (data, hash, mut inputs) = load(&request, config.vocabulary, seed, runtime)?;
     let plan = plan(&request.recipe, config, &data, seed)?;
-    let mut trainer = Trainer::<T>::new(plan, data.clone())?;
+    let device = request.recipe.train.device.unwrap_or_default().open()?;
+    let place = device.as_ref().map_or_else(|| simd::current_isa().to_string(), |d| d.name().to_owned());
+    let mut trainer = match &device {
+        None => Trainer::<T>::new(plan, data.clone())?,
+        Some(device) => Trainer::on(device, plan, data.clone())?,
+    };
     if let Some(file) = start_from(&request.recipe, &request.folder).filter(|_| recorded.is_none()) {
         inputs.push(InputFile::of(&file)?);
         let model = DitmcModel::read(&file)?;
         if model.config != trainer.plan().config || model.path != trainer.plan().path {
             return Err(cannot_start(&file, "it has another network or [path] than the recipe; take those that it was trained with"));
         }
-        trainer.start_from(&model.values);
+        trainer.start_from(&model.values)?;
     }
     let origin = Origin { dtype: T::DTYPE, seed, data: hash, inputs };
     let record = Record::open(&request, recorded, origin, &COLUMNS, runtime, |state, path| {
         trainer.restore(state, path)?;
         Ok(trainer.counters().step)
     })?;
-    course::run(&mut Run { trainer, data, temperature, record }, interrupt)
+    course::run(&mut Run { trainer, data, temperature, record, place }, interrupt)
 }
 
 fn config(recipe: &Recipe) -> Result<DitmcConfig> {
@@ -244,6 +249,8 @@ struct Run<'a, T: SimdReal> {
     /// Of the data; none for minima.
     temperature: Option<f64>,
     record: Record<'a>,
+    /// The instruction set or the device, for people.
+    place: String,
 }
 
 impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
@@ -271,11 +278,11 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
     }
 
     fn advance(&mut self) -> Result<bool> {
-        Ok(self.trainer.step())
+        Ok(self.trainer.step()?)
     }
 
     fn validate(&mut self) -> Result<Option<Sums>> {
-        Ok((!self.data.validation.is_empty()).then(|| self.trainer.validate(VALIDATION)))
+        Ok((!self.data.validation.is_empty()).then(|| self.trainer.validate(VALIDATION)).transpose()?)
     }
 
     fn describe(&self) {
@@ -291,7 +298,7 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
             self.data.contexts.len(),
             plan.rate.steps,
             plan.batch,
-            simd::current_isa(),
+            self.place,
             T::DTYPE,
             self.record.runtime.threads(),
             plan.seed,
@@ -325,12 +332,12 @@ impl<'a, T: SimdReal + Root> Course<'a> for Run<'a, T> {
     /// Writes the state and the model.
     fn save(&mut self) -> Result<()> {
         self.record.header.best = self.trainer.counters().best;
-        self.record.write_state(|header| Ok(self.trainer.save(header)))?;
+        self.record.write_state(|header| Ok(self.trainer.save(header)?))?;
         let plan = self.trainer.plan();
         let model = DitmcModel {
             config: plan.config.clone(),
             path: plan.path,
-            values: self.trainer.averaged(),
+            values: self.trainer.averaged()?,
             temperature: self.temperature,
             command: self.record.header.command.clone(),
             seed: self.record.header.seed,

@@ -144,9 +144,12 @@ pub fn command(request: Request, runtime: &Runtime) -> Result<Outcome> {
         (None, asked) => asked.unwrap_or(DType::F32),
     };
     let device = request.recipe.train.device.unwrap_or_default();
-    let has_kernels = minima::is_meant(&request.recipe) && !potentials::is_meant(&request.recipe);
+    let has_kernels =
+        !potentials::is_meant(&request.recipe) && (minima::is_meant(&request.recipe) || conformers::is_meant(&request.recipe));
     if device != DeviceSpec::Cpu && !has_kernels {
-        return usage(format!("device {device}: only pseudo-force fields (preset gpff, gpff-small) are trained on devices; leave it out"));
+        return usage(format!(
+            "device {device}: only pseudo-force fields (preset gpff, …) and conformer models (ditmc-ape-base, …) are trained on devices; leave it out"
+        ));
     }
     let pool = runtime.pool.clone();
     // From inside the pool, sharing out work needs neither locks nor memory.

@@ -1,6 +1,7 @@
 //! DiTMC: conformers of a molecular graph by a diffusion transformer (arXiv 2506.15378).
 
 mod attention;
+mod batched;
 pub mod checks;
 mod condition;
 mod conditioner;

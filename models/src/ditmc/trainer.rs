@@ -4,25 +4,26 @@
 //! random is counted (seed, step, row) and gradients are summed over fixed groups of rows in a fixed order: parameters do not depend, in
 //! any bit, on the number of threads or on where a run was stopped and resumed.
 
+mod host;
+mod on_device;
+
 use super::config::DitmcConfig;
-use super::context::{GraphContext, centre};
+use super::context::GraphContext;
 use super::layout::Layout;
-use super::network::{Parameters, Work};
 use super::process::Path;
 use super::rows::{Row, TimeSettings};
 use crate::error::{Error, Result};
 use crate::train::adamw::Root;
-use crate::train::{AdamW, CHUNK, Clip, CosineSchedule, Ema, Moments, Move, Moved, Permutation, StateFile, sum_gradients};
-use rayon::prelude::*;
+use crate::train::device::Kept;
+use crate::train::{AdamW, Clip, CosineSchedule, Ema, Permutation, StateFile};
+use host::Host;
+use on_device::OnDevice;
 use scorefield_integrators::Noise;
+use scorefield_integrators::device::Device;
 use scorefield_integrators::simd::SimdReal;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// Groups of rows with a gradient of their own: a multiple of most numbers of threads.
-const GROUPS: usize = 12;
-/// Atoms that are worked on together: enough rows for products, few enough for the caches.
-const ATOMS_PER_BLOCK: usize = 96;
 /// Step that stands for the fixed noise of validation.
 const VALIDATION_STEP: u64 = 1 << 54;
 /// Bounds of the times by which validation is reported; the last bin is t = 1.
@@ -105,6 +106,16 @@ impl Sums {
         }
     }
 
+    /// Counts a row whose errors have squares of sum `error` (Å²).
+    fn count(&mut self, plan: &Plan, row: &Row, error: f64) {
+        let square = error / row.x.len() as f64;
+        let bin = TIME_BINS[1..].iter().filter(|&&b| row.time >= b).count();
+        self.rows += 1;
+        self.loss += plan.times.weight(row.time) * square;
+        self.squares[bin] += square;
+        self.counts[bin] += 1;
+    }
+
     /// Mean loss.
     pub fn mean(&self) -> f64 {
         self.loss / self.rows.max(1) as f64
@@ -132,29 +143,76 @@ pub struct Counters {
     pub gradient_norm: f64,
 }
 
-struct Group<T> {
-    gradient: Vec<T>,
-    sums: Sums,
-    rows: Vec<Row>,
-    seed: Vec<T>,
-    out: Vec<f64>,
-    /// First predictions of rows that see one.
-    previous: Vec<f64>,
+/// Rows to look at: those of a training step, or so many of the held-out conformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    Training { step: u64 },
+    Validation { rows: usize },
 }
 
-/// Trains a network. Work is shared out over the threads of the pool that it is called from.
+impl Rows {
+    fn count(self, plan: &Plan) -> usize {
+        match self {
+            Rows::Training { .. } => plan.batch,
+            Rows::Validation { rows } => rows,
+        }
+    }
+
+    /// Counts their noise.
+    fn step(self) -> u64 {
+        match self {
+            Rows::Training { step } => step,
+            Rows::Validation { .. } => VALIDATION_STEP,
+        }
+    }
+
+    /// The conformer of row `i`.
+    fn conformer<'a>(self, plan: &Plan, data: &'a Conformers, i: usize) -> (&'a GraphContext, &'a [f32]) {
+        data.conformer(match self {
+            Rows::Training { step } => {
+                let (place, count) = (step as usize * plan.batch + i, data.training.len());
+                data.training[Permutation::new(Noise::new(plan.seed), (place / count) as u64, count).at(place % count)]
+            }
+            Rows::Validation { rows } => data.validation[i * data.validation.len() / rows.max(1)],
+        })
+    }
+
+    /// Fills `row` with row `i`; its graph.
+    fn fill<'a>(self, plan: &Plan, data: &'a Conformers, i: usize, row: &mut Row) -> &'a GraphContext {
+        let (context, positions) = self.conformer(plan, data, i);
+        row.fill((&plan.times, &plan.path), context, positions, (Noise::new(plan.seed), i as u32, self.step()));
+        context
+    }
+}
+
+impl Row {
+    /// Derivative of the loss of a batch, of which a row is the share `scale`, to an error.
+    fn factor(&self, plan: &Plan, scale: f64) -> f64 {
+        2.0 * plan.times.weight(self.time) / self.x.len() as f64 * scale
+    }
+}
+
+/// Who holds the parameters and computes: the threads of this process, or a device.
+trait Machine<T>: Send {
+    /// Losses with the averaged parameters.
+    fn losses(&mut self, plan: &Plan, data: &Conformers, rows: Rows) -> Result<Sums>;
+    /// Losses with the present parameters, whose gradient is kept, and its norm.
+    fn gradient(&mut self, plan: &Plan, data: &Conformers, rows: Rows) -> Result<(Sums, f64)>;
+    /// Follows the gradient, in step `step` of those that move anything, counted from 1.
+    fn follow(&mut self, plan: &Plan, step: u64, rate: f64, norm: f64) -> Result<()>;
+    /// Padded numbers `[layout.len]`.
+    fn read(&self, what: Kept) -> Result<Vec<T>>;
+    /// Overwrites them.
+    fn write(&mut self, what: Kept, values: &[T]) -> Result<()>;
+}
+
+/// Trains a network. On this machine, work is shared out over the threads of the pool that it is called from.
 pub struct Trainer<T: SimdReal> {
     plan: Plan,
     data: Arc<Conformers>,
+    layout: Arc<Layout>,
     counters: Counters,
-    values: Vec<T>,
-    average: Vec<T>,
-    moments: Moments<T>,
-    parameters: Parameters<T>,
-    work: Vec<Mutex<Work<T>>>,
-    groups: Vec<Group<T>>,
-    gradient: Vec<T>,
-    squares: Vec<f64>,
+    machine: Box<dyn Machine<T>>,
 }
 
 impl<T: SimdReal + Root> Trainer<T> {
@@ -165,30 +223,27 @@ impl<T: SimdReal + Root> Trainer<T> {
     pub fn new(plan: Plan, data: Arc<Conformers>) -> Result<Self> {
         check(&plan, &data)?;
         let layout = Arc::new(Layout::new(&plan.config));
+        let machine = Box::new(Host::new(&plan, layout.clone()));
+        Self::with(plan, data, layout, machine)
+    }
+
+    /// The same on a device, for aPE and rPE: rows are made here, all else happens there. Parameters are those of [`Trainer::new`] but for
+    /// rounding.
+    ///
+    /// # Errors
+    /// Where plan or data make no sense, there are no kernels for the network, or the device fails.
+    pub fn on(device: &Device, plan: Plan, data: Arc<Conformers>) -> Result<Self> {
+        check(&plan, &data)?;
+        let layout = Arc::new(Layout::new(&plan.config));
+        let machine = Box::new(OnDevice::new(device, &plan, &data, layout.clone())?);
+        Self::with(plan, data, layout, machine)
+    }
+
+    fn with(plan: Plan, data: Arc<Conformers>, layout: Arc<Layout>, mut machine: Box<dyn Machine<T>>) -> Result<Self> {
         let values: Vec<T> = layout.initialise(Noise::new(plan.seed)).into_iter().map(T::from_f64).collect();
-        let n = values.len();
-        let parameters = Parameters::new(&plan.config, layout, true);
-        let group = || Group {
-            gradient: vec![T::default(); n],
-            sums: Sums::default(),
-            rows: Vec::new(),
-            seed: Vec::new(),
-            out: Vec::new(),
-            previous: Vec::new(),
-        };
-        Ok(Trainer {
-            data,
-            counters: Counters::default(),
-            average: values.clone(),
-            moments: Moments::zeros(n),
-            work: (0..rayon::current_num_threads()).map(|_| Mutex::new(Work::new(&parameters, true))).collect(),
-            parameters,
-            groups: (0..GROUPS.min(plan.batch)).map(|_| group()).collect(),
-            gradient: vec![T::default(); n],
-            squares: vec![0.0; n.div_ceil(CHUNK)],
-            values,
-            plan,
-        })
+        machine.write(Kept::Values, &values)?;
+        machine.write(Kept::Average, &values)?;
+        Ok(Trainer { plan, data, layout, counters: Counters::default(), machine })
     }
 
     /// The plan.
@@ -207,16 +262,22 @@ impl<T: SimdReal + Root> Trainer<T> {
     }
 
     /// Begins with these parameters, in the order of files, in place of random ones.
-    pub fn start_from(&mut self, values: &[f64]) {
-        for (&p, &v) in self.parameters.layout().map.iter().zip(values) {
-            self.values[p] = T::from_f64(v);
-        }
-        self.average.clone_from(&self.values);
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn start_from(&mut self, values: &[f64]) -> Result<()> {
+        let values: Vec<T> = self.layout.pad(values);
+        self.machine.write(Kept::Values, &values)?;
+        self.machine.write(Kept::Average, &values)
     }
 
     /// Averaged parameters in the order of files.
-    pub fn averaged(&self) -> Vec<f64> {
-        self.parameters.layout().map.iter().map(|&p| self.average[p].to_f64()).collect()
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn averaged(&self) -> Result<Vec<f64>> {
+        let average = self.machine.read(Kept::Average)?;
+        Ok(self.layout.map.iter().map(|&p| average[p].to_f64()).collect())
     }
 
     /// Learning rate of the next step.
@@ -225,40 +286,33 @@ impl<T: SimdReal + Root> Trainer<T> {
     }
 
     /// One step. Returns false where a loss or gradient was not finite, and nothing moved.
-    pub fn step(&mut self) -> bool {
-        self.parameters.load(&self.values);
-        let (step, batch) = (self.counters.step, self.plan.batch);
-        let count = self.data.training.len();
-        let noise = Noise::new(self.plan.seed);
-        let conformer = |i: usize| {
-            let place = step as usize * batch + i;
-            self.data.training[Permutation::new(noise, (place / count) as u64, count).at(place % count)]
-        };
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn step(&mut self) -> Result<bool> {
         let rate = self.rate();
-        let sums = evaluate(&self.plan, &self.data, &self.parameters, &self.work, &mut self.groups, (batch, step, true), conformer);
-        let norm = self.sum_gradients();
+        let (sums, norm) = self.machine.gradient(&self.plan, &self.data, Rows::Training { step: self.counters.step })?;
         self.counters.step += 1;
         if !(sums.loss.is_finite() && norm.is_finite()) {
             self.counters.skipped += 1;
-            return false;
+            return Ok(false);
         }
-        self.update(rate, norm);
+        self.machine.follow(&self.plan, self.counters.step - self.counters.skipped, rate, norm)?;
         self.counters.interval.add(&sums);
         self.counters.gradient_norm += norm;
-        true
+        Ok(true)
     }
 
     /// Losses of the averaged weights on at most `most` validation conformers, always with the same noise; the best is remembered.
-    pub fn validate(&mut self, most: usize) -> Sums {
-        self.parameters.load(&self.average);
-        let rows = self.data.validation.len().min(most);
-        let all = &self.data.validation;
-        let conformer = |i: usize| all[i * all.len() / rows.max(1)];
-        let sums =
-            evaluate(&self.plan, &self.data, &self.parameters, &self.work, &mut self.groups, (rows, VALIDATION_STEP, false), conformer);
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn validate(&mut self, most: usize) -> Result<Sums> {
+        let rows = Rows::Validation { rows: self.data.validation.len().min(most) };
+        let sums = self.machine.losses(&self.plan, &self.data, rows)?;
         let loss = sums.mean();
         self.counters.best = Some(self.counters.best.map_or(loss, |b| b.min(loss)));
-        sums
+        Ok(sums)
     }
 
     /// Sums and mean gradient norm since the last call, which begin anew.
@@ -267,174 +321,34 @@ impl<T: SimdReal + Root> Trainer<T> {
         (std::mem::take(&mut self.counters.interval), norm / steps.max(1) as f64)
     }
 
-    /// Sums the groups' gradients in their order and returns the norm.
-    fn sum_gradients(&mut self) -> f64 {
-        let groups = &self.groups;
-        sum_gradients(groups.len(), |g| &groups[g].gradient, &mut self.gradient, &mut self.squares)
-    }
-
-    /// Moves parameters, and their average after them.
-    fn update(&mut self, rate: f64, norm: f64) {
-        let moved = self.counters.step - self.counters.skipped;
-        let Moments { first, second } = &mut self.moments;
-        let (values, gradient, average) = (&mut self.values[..], &mut self.gradient[..], &mut self.average[..]);
-        let to = Moved { values, gradient, first, second, average };
-        Move::new(self.plan.clip, self.plan.ema, moved, norm).apply(self.plan.adam.factors(moved, rate), to);
-    }
-
-    /// Everything that a run goes on from; `header` is the caller's, JSON.
-    pub fn save(&self, header: serde_json::Value) -> StateFile {
+    /// Everything that a run goes on from, here or on a device; `header` is the caller's, JSON.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn save(&self, header: serde_json::Value) -> Result<StateFile> {
         let header = serde_json::json!({ "now": self.counters, "run": header });
-        let Moments { first, second } = &self.moments;
-        StateFile::of::<T>(&header, &[("parameters", &self.values), ("average", &self.average), ("first", first), ("second", second)])
+        let mut named = Vec::new();
+        for (name, what) in Kept::ALL {
+            named.push((name, self.machine.read(what)?));
+        }
+        let named: Vec<(&str, &[T])> = named.iter().map(|(name, values)| (*name, &values[..])).collect();
+        Ok(StateFile::of::<T>(&header, &named))
     }
 
     /// Goes on from what [`Trainer::save`] returned. `file` is for messages.
     ///
     /// # Errors
-    /// Where the state is of another network.
+    /// Where the state is of another network, or the device fails.
     pub fn restore(&mut self, mut saved: StateFile, file: &std::path::Path) -> Result<()> {
         let refuse = |reason: String| Error::File { file: file.into(), reason };
         let mut header: serde_json::Value = serde_json::from_str(&saved.header).map_err(|e| refuse(e.to_string()))?;
         self.counters = serde_json::from_value(header["now"].take()).map_err(|e| refuse(e.to_string()))?;
-        for (name, to) in [
-            ("parameters", &mut self.values),
-            ("average", &mut self.average),
-            ("first", &mut self.moments.first),
-            ("second", &mut self.moments.second),
-        ] {
-            saved.take_into(file, name, to)?;
+        let mut values = vec![T::default(); self.layout.len];
+        for (name, what) in Kept::ALL {
+            saved.take_into(file, name, &mut values)?;
+            self.machine.write(what, &values)?;
         }
         Ok(())
-    }
-}
-
-/// Losses of `rows` rows with the noise of `step`, and with `back` their gradient in the groups.
-fn evaluate<T: SimdReal>(
-    plan: &Plan,
-    data: &Conformers,
-    parameters: &Parameters<T>,
-    work: &[Mutex<Work<T>>],
-    groups: &mut [Group<T>],
-    (rows, step, back): (usize, u64, bool),
-    conformer: impl Fn(usize) -> u32 + Sync,
-) -> Sums {
-    let count = groups.len();
-    groups.par_iter_mut().enumerate().for_each(|(g, group)| {
-        group.sums = Sums::default();
-        if back {
-            group.gradient.fill(T::default());
-        }
-        let work = &work[rayon::current_thread_index().unwrap_or(0) % work.len()];
-        let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = g * rows / count..(g + 1) * rows / count;
-        let mut first = all.start;
-        while first < all.end {
-            let (mut end, mut atoms) = (first, 0);
-            while end < all.end && (atoms == 0 || atoms + data.conformer(conformer(end)).0.len() <= ATOMS_PER_BLOCK) {
-                atoms += data.conformer(conformer(end)).0.len();
-                end += 1;
-            }
-            let block = Block { plan, data, parameters, scale: 1.0 / rows as f64, step, back };
-            block.run(first..end, &conformer, &mut work, group);
-            first = end;
-        }
-    });
-    let mut sums = Sums::default();
-    groups.iter().for_each(|g| sums.add(&g.sums));
-    sums
-}
-
-/// Conformers that are worked on together.
-struct Block<'a, T> {
-    plan: &'a Plan,
-    data: &'a Conformers,
-    parameters: &'a Parameters<T>,
-    /// One over the number of rows of the batch.
-    scale: f64,
-    step: u64,
-    back: bool,
-}
-
-impl<T: SimdReal> Block<'_, T> {
-    fn run(&self, rows: std::ops::Range<usize>, conformer: &impl Fn(usize) -> u32, work: &mut Work<T>, group: &mut Group<T>) {
-        let Plan { path, times, seed, config, .. } = self.plan;
-        let Group { gradient, sums, rows: all, seed: seeds, out, previous } = group;
-        if all.len() < rows.len() {
-            all.resize_with(rows.len(), Row::default);
-        }
-        let all = &mut all[..rows.len()];
-        for (row, i) in all.iter_mut().zip(rows.clone()) {
-            let (context, positions) = self.data.conformer(conformer(i));
-            row.fill((times, path), context, positions, (Noise::new(*seed), i as u32, self.step));
-        }
-        work.set_graphs(self.parameters, rows.clone().map(|i| self.data.conformer(conformer(i)).0));
-        // Validation is of the network that knows the graph.
-        if config.guidance && self.back {
-            (0..all.len()).filter(|&k| all[k].without_graph).for_each(|k| work.forget(self.parameters, k));
-        }
-        work.set_times(self.parameters, all.iter().map(|r| r.time));
-        if config.self_conditioning {
-            self.first_predictions(all, work, previous);
-        }
-        let mut seen = 0;
-        for (k, row) in all.iter().enumerate() {
-            work.add(self.parameters, k, &row.x);
-            if config.self_conditioning && row.self_conditioned {
-                work.recall(self.parameters, &previous[seen..seen + row.x.len()]);
-                seen += row.x.len();
-            }
-        }
-        work.forward(self.parameters);
-        seeds.clear();
-        let mut first = 0;
-        for row in &*all {
-            let n = row.x.len() / 3;
-            out.clear();
-            out.extend((first..first + n).flat_map(|i| work.drift(i).map(|x| x.to_f64())));
-            first += n;
-            centre(out);
-            let weight = times.weight(row.time);
-            let factor = 2.0 * weight / (3 * n) as f64 * self.scale;
-            let mut square = 0.0;
-            for (o, &clean) in out.iter_mut().zip(&row.clean) {
-                let error = *o - clean;
-                square += error * error;
-                *o = factor * error;
-            }
-            // What is centred has a centred gradient.
-            centre(out);
-            seeds.extend(out.iter().map(|&g| T::from_f64(g)));
-            square /= (3 * n) as f64;
-            let bin = TIME_BINS[1..].iter().filter(|&&b| row.time >= b).count();
-            sums.rows += 1;
-            sums.loss += weight * square;
-            sums.squares[bin] += square;
-            sums.counts[bin] += 1;
-        }
-        if self.back {
-            work.backward(self.parameters, seeds, gradient);
-        }
-    }
-
-    /// What the network predicts of rows that see a prediction of its own, one after the other. Nothing is differentiated through it.
-    fn first_predictions(&self, rows: &[Row], work: &mut Work<T>, previous: &mut Vec<f64>) {
-        previous.clear();
-        let chosen = || rows.iter().enumerate().filter(|(_, row)| row.self_conditioned);
-        chosen().for_each(|(k, row)| work.add(self.parameters, k, &row.x));
-        let atoms: usize = chosen().map(|(_, row)| row.x.len() / 3).sum();
-        if atoms == 0 {
-            return;
-        }
-        work.forward(self.parameters);
-        previous.extend((0..atoms).flat_map(|i| work.drift(i).map(|x| x.to_f64())));
-        work.clear_structures();
-        let mut rest = &mut previous[..];
-        for (_, row) in chosen() {
-            let (one, others) = rest.split_at_mut(row.x.len());
-            centre(one);
-            rest = others;
-        }
     }
 }
 
@@ -477,10 +391,16 @@ fn check(plan: &Plan, data: &Conformers) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::batched::SOURCE;
+    use super::super::config::Variant;
+    use super::super::context::centre;
     use super::super::golden::{Golden, MOLECULES, context, small};
+    use super::super::network::{Parameters, Work};
     use super::*;
     use crate::molecule::Vocabulary;
+    use crate::testing;
     use scorefield_integrators::Purpose;
+    use scorefield_integrators::device::Order;
 
     fn data(vocabulary: Vocabulary) -> Arc<Conformers> {
         let mut data = Conformers::default();
@@ -520,17 +440,17 @@ mod tests {
         let data = data(Vocabulary::Qm9);
         let straight = pool(1).install(|| {
             let mut t = Trainer::<f32>::new(plan(), data.clone()).unwrap();
-            (0..6).for_each(|_| assert!(t.step()));
-            (t.averaged(), t.validate(3))
+            (0..6).for_each(|_| assert!(t.step().unwrap()));
+            (t.averaged().unwrap(), t.validate(3).unwrap())
         });
         let resumed = pool(3).install(|| {
             let mut t = Trainer::<f32>::new(plan(), data.clone()).unwrap();
-            (0..3).for_each(|_| assert!(t.step()));
-            let saved = t.save(serde_json::json!(null));
+            (0..3).for_each(|_| assert!(t.step().unwrap()));
+            let saved = t.save(serde_json::json!(null)).unwrap();
             let mut t = Trainer::<f32>::new(plan(), data.clone()).unwrap();
             t.restore(saved, std::path::Path::new("state")).unwrap();
-            (0..3).for_each(|_| assert!(t.step()));
-            (t.averaged(), t.validate(3))
+            (0..3).for_each(|_| assert!(t.step().unwrap()));
+            (t.averaged().unwrap(), t.validate(3).unwrap())
         });
         assert_eq!(straight.0, resumed.0);
         assert_eq!(straight.1.loss, resumed.1.loss);
@@ -550,9 +470,8 @@ mod tests {
         let step = |plan: Plan| {
             let mut t = pool(1).install(|| Trainer::<f64>::new(plan, data.clone()).unwrap());
             // Blocks begin as identities, and what only they read has no gradient before they are something else.
-            pool(1).install(|| (0..4).for_each(|_| assert!(t.step())));
-            let layout = t.parameters.layout().clone();
-            (t.gradient.clone(), layout)
+            pool(1).install(|| (0..4).for_each(|_| assert!(t.step().unwrap())));
+            (t.machine.read(Kept::First).unwrap(), t.layout.clone())
         };
         let (plain, layout) = step(plan());
         let off = TimeSettings { without_graph: 0.0, self_conditioned: 0.0, ..plan().times };
@@ -577,29 +496,109 @@ mod tests {
         let (one, three) = (pool(1), pool(3));
         let mut t = one.install(|| Trainer::<f32>::new(Plan { batch: 16, ..plan_with_options() }, data(Vocabulary::Qm9)).unwrap());
         let mut other = three.install(|| Trainer::<f32>::new(Plan { batch: 16, ..plan_with_options() }, data(Vocabulary::Qm9)).unwrap());
-        let before = one.install(|| t.validate(8).mean());
+        let before = one.install(|| t.validate(8).unwrap().mean());
         for _ in 0..4 {
-            one.install(|| assert!(t.step()));
-            three.install(|| assert!(other.step()));
+            one.install(|| assert!(t.step().unwrap()));
+            three.install(|| assert!(other.step().unwrap()));
         }
-        assert_eq!(t.averaged(), other.averaged());
+        assert_eq!(t.averaged().unwrap(), other.averaged().unwrap());
         while !t.is_done() {
-            one.install(|| assert!(t.step()));
+            one.install(|| assert!(t.step().unwrap()));
         }
-        let after = one.install(|| t.validate(8).mean());
+        let after = one.install(|| t.validate(8).unwrap().mean());
         assert!(after < 0.5 * before, "{before} {after}");
     }
 
     #[test]
     fn losses_fall() {
         let mut t = Trainer::<f32>::new(Plan { batch: 16, ..plan() }, data(Vocabulary::Qm9)).unwrap();
-        let before = t.validate(8).mean();
+        let before = t.validate(8).unwrap().mean();
         while !t.is_done() {
-            assert!(t.step());
+            assert!(t.step().unwrap());
         }
-        let after = t.validate(8);
+        let after = t.validate(8).unwrap();
         assert!(after.mean() < 0.5 * before, "{before} {}", after.mean());
         assert!(after.bins().count() >= 2 && t.counters().best == Some(after.mean().min(before)));
+    }
+
+    fn furthest<T: SimdReal>(a: &[T], b: &[T]) -> f64 {
+        let size = a.iter().fold(0.0, |m: f64, x| m.max(x.to_f64().abs()));
+        a.iter().zip(b).map(|(a, b)| (a.to_f64() - b.to_f64()).abs()).fold(0.0, f64::max) / size
+    }
+
+    /// Steps here and on a device: the mean of gradients, parameters, losses before and after.
+    fn on_both<T: SimdReal + Root>(device: &Device, plan: &Plan) -> [(Vec<T>, Vec<f64>, f64, f64); 2] {
+        [None, Some(device)].map(|device| {
+            let data = data(Vocabulary::Qm9);
+            let mut t = match device {
+                None => Trainer::<T>::new(plan.clone(), data),
+                Some(device) => Trainer::on(device, plan.clone(), data),
+            }
+            .unwrap();
+            // Blocks begin as identities.
+            (0..2).for_each(|_| assert!(t.step().unwrap()));
+            let loss = t.take_interval(2).0.mean();
+            (t.machine.read(Kept::First).unwrap(), t.averaged().unwrap(), loss, t.validate(4).unwrap().mean())
+        })
+    }
+
+    #[test]
+    fn training_on_a_device_is_that_of_this_machine() {
+        for (variant, blocks) in [(Variant::Ape, 2), (Variant::Rpe, 1)] {
+            let config = DitmcConfig { variant, blocks, conditioner_layers: 2, ..plan().config };
+            // Enough rows for sums in parts.
+            let plan = Plan { config, batch: if blocks == 2 { 40 } else { 5 }, ..plan() };
+            // One order of the emulator's threads; the test below has the others.
+            for device in testing::devices().into_iter().skip(2) {
+                let [here, there] = on_both::<f64>(&device, &plan);
+                let errors = (furthest(&here.0, &there.0), furthest(&here.1, &there.1), there.2 / here.2 - 1.0, there.3 / here.3 - 1.0);
+                println!("{variant:?}: gradient {:.1e}, parameters {:.1e}, losses {:.1e} {:.1e}", errors.0, errors.1, errors.2, errors.3);
+                // Adam divides by what may be rounding.
+                assert!(errors.0 < 1e-10 && errors.1 < 1e-7 && errors.2.abs() < 1e-8 && errors.3.abs() < 1e-7);
+                let [here, there] = on_both::<f32>(&device, &plan);
+                let loss = there.2 / here.2 - 1.0;
+                println!("f32: gradient {:.1e}, loss {loss:.1e}", furthest(&here.0, &there.0));
+                assert!(loss.abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn training_on_a_device_has_the_same_bits_in_any_order_and_after_interruptions() {
+        let run = |order: Order, stop: u64| {
+            let new = || Trainer::<f32>::on(&Device::emulated(order), plan(), data(Vocabulary::Qm9)).unwrap();
+            let mut t = new();
+            for step in 0..3 {
+                if step == stop {
+                    let saved = t.save(serde_json::json!(null)).unwrap();
+                    t = new();
+                    t.restore(saved, std::path::Path::new("state")).unwrap();
+                }
+                assert!(t.step().unwrap());
+            }
+            t.averaged().unwrap()
+        };
+        let plain = run(Order::Forwards, 9);
+        assert!(plain == run(Order::Backwards, 1) && plain == run(Order::Shuffled, 9));
+    }
+
+    #[test]
+    fn kernels_of_training_compile() {
+        testing::check_kernels("training of DiTMC", |nvrtc, dtype, target| nvrtc.check_kernels(SOURCE, dtype, target));
+    }
+
+    #[test]
+    fn what_has_no_kernels_is_refused() {
+        let config = plan().config;
+        for config in [
+            DitmcConfig { self_conditioning: true, ..config.clone() },
+            DitmcConfig { guidance: true, ..config.clone() },
+            DitmcConfig { variant: Variant::Pe3, ..config },
+        ] {
+            let plan = Plan { config, ..plan() };
+            let refused = Trainer::<f32>::on(&Device::emulated(Order::Forwards), plan, data(Vocabulary::Qm9)).map(|_| ()).unwrap_err();
+            assert!(refused.to_string().contains("train it on the cpu"), "{refused}");
+        }
     }
 
     /// The authors' loss of two molecules, through the code that training runs.

@@ -11,6 +11,7 @@ use super::config::{Layout, PainnConfig};
 use super::noising::{NoiseSettings, Row};
 use crate::error::{Error, Result};
 use crate::train::adamw::Root;
+use crate::train::device::Kept;
 use crate::train::{AdamW, Clip, CosineSchedule, Ema, Permutation, StateFile};
 use host::Host;
 use on_device::OnDevice;
@@ -311,15 +312,6 @@ impl Rows {
     }
 }
 
-/// What belongs to every parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    Values,
-    Average,
-    First,
-    Second,
-}
-
 /// Who holds the parameters and computes: the threads of this process, or a device.
 trait Machine<T>: Send {
     /// Losses with the averaged parameters.
@@ -463,7 +455,7 @@ impl<T: SimdReal + Root> Trainer<T> {
     /// Where the device fails.
     pub fn save(&self, header: serde_json::Value) -> Result<StateFile> {
         let header = serde_json::json!({ "now": self.counters, "run": header });
-        let arrays = KEPT.map(|(name, what)| (name, self.machine.read(what)));
+        let arrays = Kept::ALL.map(|(name, what)| (name, self.machine.read(what)));
         let mut named = Vec::new();
         for (name, values) in arrays {
             named.push((name, values?));
@@ -481,17 +473,13 @@ impl<T: SimdReal + Root> Trainer<T> {
         let mut header: serde_json::Value = serde_json::from_str(&saved.header).map_err(|e| refuse(e.to_string()))?;
         self.counters = serde_json::from_value(header["now"].take()).map_err(|e| refuse(e.to_string()))?;
         let mut values = vec![T::default(); self.layout.len];
-        for (name, what) in KEPT {
+        for (name, what) in Kept::ALL {
             saved.take_into(file, name, &mut values)?;
             self.machine.write(what, &values)?;
         }
         Ok(())
     }
 }
-
-/// Names in states.
-const KEPT: [(&str, Kept); 4] =
-    [("parameters", Kept::Values), ("average", Kept::Average), ("first", Kept::First), ("second", Kept::Second)];
 
 /// What would make a trainer panic or wait for ever.
 fn check(plan: &Plan, data: &Molecules) -> Result<()> {

@@ -3,6 +3,7 @@
 
 pub mod adamw;
 pub mod clip;
+pub(crate) mod device;
 pub mod ema;
 pub mod permutation;
 pub mod schedule;

@@ -9,46 +9,16 @@ mod provider;
 use super::config::{DensePlace, Layout, PainnConfig};
 use super::kernels::band;
 use crate::error::Result;
+use crate::launch::{Dense, Finish, Launcher, copy, training_source};
 use crate::matrix::{PAD, padded};
 use graphs::starts;
 pub(super) use graphs::{Graphs, Piece};
 pub(super) use provider::BatchedPainn;
-use scorefield_integrators::array::Element;
-use scorefield_integrators::device::{Argument, Device, Kernels, Memory};
+use scorefield_integrators::device::{Argument, Device, Memory};
 use scorefield_integrators::simd::SimdReal;
 use std::sync::Arc;
 
-pub(super) const SOURCE: &str = concat!(include_str!("../../../kernels/training.cu"), include_str!("../../../kernels/painn_training.cu"));
-
-/// As in the text of the kernels: side of a block's tile, its depth, and the distance of rows in shared memory.
-const SIDE: usize = 64;
-const DEPTH: usize = 16;
-const PITCH: usize = SIDE + 4;
-/// Blocks that a product should have, and fewest rows of a part of it.
-const BLOCKS: usize = 264;
-const ROWS_PER_PART: usize = 256;
-/// No pointer.
-const NONE: Argument = Argument::NOWHERE;
-
-/// What becomes of the sums of a product.
-#[derive(Clone, Copy)]
-enum Finish<'a, T> {
-    Set,
-    Add,
-    /// SiLU, which keeps what was before.
-    Swish(&'a Memory<T>),
-    /// Times the slope of SiLU at what was before.
-    Slope(&'a Memory<T>),
-}
-
-/// One product of matrices: sizes and strides.
-struct Shape {
-    m: usize,
-    n: usize,
-    inner: usize,
-    a: [usize; 2],
-    b: [usize; 2],
-}
+pub(super) const SOURCE: &str = training_source!("painn_training.cu");
 
 /// Scalars and vectors between layers.
 struct Features<T> {
@@ -78,11 +48,25 @@ struct Block<T> {
     o: Memory<T>,
 }
 
+/// Dense layers of an interaction and its mixing.
+struct LayerPlaces {
+    context: [Dense; 2],
+    mix: Dense,
+    mixing: [Dense; 2],
+}
+
 /// Channel mix and perceptron of a block.
 struct BlockPlaces {
-    mix: DensePlace,
-    first: DensePlace,
-    second: DensePlace,
+    mix: Dense,
+    first: Dense,
+    second: Dense,
+}
+
+impl From<&DensePlace> for Dense {
+    fn from(place: &DensePlace) -> Self {
+        let DensePlace { weight, bias, inputs, outputs } = place.clone();
+        Dense { weight, bias, inputs, outputs, by_output: true }
+    }
 }
 
 impl BlockPlaces {
@@ -118,21 +102,16 @@ struct Back<T> {
     gvw: Memory<T>,
     filter: Memory<T>,
     segments: Memory<T>,
-    /// Parts of gradients of weights.
-    parts: Memory<T>,
 }
 
 /// The network and its memory.
 pub(super) struct DeviceNetwork<T> {
-    device: Device,
-    pub(super) kernels: Kernels,
+    /// Parameters, and their gradients after [`DeviceNetwork::backward`].
+    pub(super) launcher: Launcher<T>,
     config: PainnConfig,
     pub(super) layout: Arc<Layout>,
-    /// Padded parameters.
-    pub(super) values: Memory<T>,
-    /// Of the parameters, after [`DeviceNetwork::backward`].
-    pub(super) gradient: Memory<T>,
     padding: Memory<i32>,
+    places: Vec<LayerPlaces>,
     blocks: Vec<BlockPlaces>,
     /// Before the first layer, and after each layer and block.
     features: Vec<Features<T>>,
@@ -148,7 +127,6 @@ impl<T: SimdReal> DeviceNetwork<T> {
     pub(super) fn new(device: &Device, config: &PainnConfig, layout: Arc<Layout>) -> Result<Self> {
         let none = || device.memory(0);
         let ints = || device.memory(0);
-        let parameters = || device.memory(layout.len);
         let padding: Vec<i32> = layout.padding.iter().map(|&p| p as i32).collect();
         let features = |_| -> Result<Features<T>> { Ok(Features { q: none()?, mu: none()? }) };
         let layer = |_| -> Result<Layer<T>> {
@@ -169,14 +147,21 @@ impl<T: SimdReal> DeviceNetwork<T> {
             .head
             .iter()
             .filter_map(|b| match (&b.mix, &b.dense[..]) {
-                (Some(mix), [first, second]) => Some(BlockPlaces { mix: mix.clone(), first: first.clone(), second: second.clone() }),
+                (Some(mix), [first, second]) => Some(BlockPlaces { mix: mix.into(), first: first.into(), second: second.into() }),
                 _ => None,
             })
             .collect();
         Ok(DeviceNetwork {
-            kernels: device.kernels::<T>(SOURCE)?,
-            values: parameters()?,
-            gradient: parameters()?,
+            launcher: Launcher::new(device, SOURCE, layout.len)?,
+            places: layout
+                .layers
+                .iter()
+                .map(|l| LayerPlaces {
+                    context: l.context.each_ref().map(Dense::from),
+                    mix: (&l.mix).into(),
+                    mixing: l.mixing.each_ref().map(Dense::from),
+                })
+                .collect(),
             padding: device.memory_of(&padding)?,
             features: (0..=config.layers + blocks.len()).map(features).collect::<Result<_>>()?,
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
@@ -192,7 +177,6 @@ impl<T: SimdReal> DeviceNetwork<T> {
                 gvw: none()?,
                 filter: none()?,
                 segments: none()?,
-                parts: none()?,
             },
             uploaded: Uploaded {
                 molecules: ints()?,
@@ -208,7 +192,6 @@ impl<T: SimdReal> DeviceNetwork<T> {
                 segments: ints()?,
                 from: ints()?,
             },
-            device: device.clone(),
             config: config.clone(),
             layout,
         })
@@ -216,7 +199,7 @@ impl<T: SimdReal> DeviceNetwork<T> {
 
     /// Brings molecules to the device and makes room for what they need, with `back` for the way back too.
     pub(super) fn upload(&mut self, batch: &Graphs<T>, back: bool) -> Result<()> {
-        let (device, u) = (&self.device, &mut self.uploaded);
+        let (device, u) = (&self.launcher.device, &mut self.uploaded);
         let ints = [
             (&mut u.molecules, &batch.molecules),
             (&mut u.types, &batch.types),
@@ -284,78 +267,29 @@ impl<T: SimdReal> DeviceNetwork<T> {
         ] {
             room(memory, n)?;
         }
-        let dense = self.layout.layers.iter().flat_map(|l| l.context.iter().chain(&l.mixing).chain([&l.mix]));
-        let dense = dense.chain(self.layout.head.iter().flat_map(|b| b.dense.iter().chain(&b.mix)));
+        let dense = self.places.iter().flat_map(|l| l.context.iter().chain(&l.mixing).chain([&l.mix]));
+        let dense = dense.chain(self.blocks.iter().flat_map(|b| [&b.mix, &b.first, &b.second]));
         // A channel mix has a row per axis.
-        let most = dense.map(|d| parts(d, 3 * atoms) * (d.outputs * (d.inputs + 1))).max().unwrap_or(0);
-        Ok(room(&mut back.parts, most)?)
+        let most = dense.map(|d| d.room(3 * atoms)).max().unwrap_or(0);
+        self.launcher.reserve(most)
     }
 
-    /// First atoms of the molecules that were uploaded, and the vectors of their atoms `[3 A, PAD]`, the first of each row.
-    pub(super) fn vectors(&self) -> [Argument; 2] {
-        [self.uploaded.molecules.at(0), self.features[self.features.len() - 1].mu.at(0)]
+    /// The vectors of all atoms, as kernels see them.
+    pub(super) fn vectors(&self, molecules: usize) -> [Argument; 5] {
+        let v = &self.features[self.features.len() - 1].mu;
+        [self.uploaded.molecules.at(0), v.at(0), molecules.into(), (3 * PAD).into(), PAD.into()]
     }
 
-    /// Where [`DeviceNetwork::backward`] reads the gradients of vectors, as [`DeviceNetwork::vectors`].
-    pub(super) fn seed(&self) -> Argument {
-        self.back.gmu[self.first_turn()].at(0)
+    /// Where [`DeviceNetwork::backward`] reads the gradients of vectors: cleared, for `atoms` atoms.
+    pub(super) fn seed(&self, atoms: usize) -> Result<Argument> {
+        let seed = self.back.gmu[self.first_turn()].at(0);
+        self.launcher.each("clear", 3 * atoms * PAD, &[seed, (3 * atoms * PAD).into()])?;
+        Ok(seed)
     }
 
     /// So that the first layer's gradients are of turn 0.
     fn first_turn(&self) -> usize {
         self.blocks.len() % 2
-    }
-
-    pub(super) fn each(&self, kernel: &str, n: usize, arguments: &[Argument]) -> Result<()> {
-        Ok(self.kernels.each(kernel, n, arguments)?)
-    }
-
-    /// Launches a product, cut into parts that lie `part` apart.
-    fn product(&self, shape: &Shape, [a, b, bias, c]: [Argument; 4], parts: usize, part: usize, finish: Finish<'_, T>) -> Result<()> {
-        let tiles = shape.m.div_ceil(SIDE) * shape.n.div_ceil(SIDE);
-        let (code, before) = match finish {
-            Finish::Set => (0usize, NONE),
-            Finish::Add => (1, NONE),
-            Finish::Swish(before) => (2, before.at(0)),
-            Finish::Slope(before) => (3, before.at(0)),
-        };
-        let Shape { m, n, inner, a: [a_row, a_inner], b: [b_inner, b_column] } = *shape;
-        let sizes = [m, n, inner, a_row, a_inner, b_inner, b_column, parts, part, code].map(Argument::from);
-        let arguments: Vec<Argument> = [a, b, bias, c, before].into_iter().chain(sizes).collect();
-        Ok(self.kernels.launch("product", tiles * parts, 2 * DEPTH * PITCH * size_of::<T>(), &arguments)?)
-    }
-
-    /// `y = x Wᵀ + b` of `rows` rows.
-    fn apply(&self, d: &DensePlace, rows: usize, x: &Memory<T>, y: &Memory<T>, finish: Finish<'_, T>) -> Result<()> {
-        let shape = Shape { m: rows, n: d.outputs, inner: d.inputs, a: [d.inputs, 1], b: [1, d.inputs] };
-        let bias = d.bias.as_ref().map_or(NONE, |b| self.values.at(b.start));
-        self.product(&shape, [x.at(0), self.values.at(d.weight.start), bias, y.at(0)], 1, 0, finish)
-    }
-
-    /// `gx = g W`.
-    fn apply_back(&self, d: &DensePlace, rows: usize, g: &Memory<T>, gx: &Memory<T>, finish: Finish<'_, T>) -> Result<()> {
-        let shape = Shape { m: rows, n: d.inputs, inner: d.outputs, a: [d.outputs, 1], b: [d.inputs, 1] };
-        self.product(&shape, [g.at(0), self.values.at(d.weight.start), NONE, gx.at(0)], 1, 0, finish)
-    }
-
-    /// Gradients of weight and bias, which lie behind one another.
-    fn gradient_of(&self, d: &DensePlace, rows: usize, g: &Memory<T>, x: &Memory<T>) -> Result<()> {
-        let (parts, weights) = (parts(d, rows), d.outputs * d.inputs);
-        let all = weights + d.bias.as_ref().map_or(0, |_| d.outputs);
-        let to = if parts == 1 { self.gradient.at(d.weight.start) } else { self.back.parts.at(0) };
-        let shape = Shape { m: d.outputs, n: d.inputs, inner: rows, a: [1, d.outputs], b: [d.inputs, 1] };
-        self.product(&shape, [g.at(0), x.at(0), NONE, to], parts, all, Finish::Set)?;
-        if let Some(bias) = &d.bias {
-            assert_eq!(bias.start, d.weight.start + weights, "a bias lies behind its weights");
-            let to = if parts == 1 { self.gradient.at(bias.start) } else { self.back.parts.at(weights) };
-            let sizes = [rows, d.outputs, parts, all].map(Argument::from);
-            self.each("columns", parts * d.outputs, &[&[g.at(0), to][..], &sizes].concat())?;
-        }
-        if parts > 1 {
-            let arguments = [self.back.parts.at(0), self.gradient.at(d.weight.start), all.into(), parts.into(), all.into()];
-            self.each("sum_parts", all, &arguments)?;
-        }
-        Ok(())
     }
 
     fn pairs(&self) -> [Argument; 6] {
@@ -366,17 +300,17 @@ impl<T: SimdReal> DeviceNetwork<T> {
     fn filters(&self, layer: usize, pairs: usize) -> Result<()> {
         let columns = 3 * padded(self.config.features);
         let (base, stride) = (layer * columns, self.config.layers * columns);
-        let places = [self.layout.filter.start + base, self.layout.filter_bias.start + base].map(|at| self.values.at(at));
+        let places = [self.layout.filter.start + base, self.layout.filter_bias.start + base].map(|at| self.launcher.values.at(at));
         let sizes = [pairs, columns, stride].map(Argument::from);
-        self.each("filters", pairs * columns, &[&self.pairs()[..], &places, &[self.filter.at(0)], &sizes].concat())
+        self.launcher.each("filters", pairs * columns, &[&self.pairs()[..], &places, &[self.filter.at(0)], &sizes].concat())
     }
 
     /// What a perceptron of atoms reads: `[q | |V| | time]`.
     fn concatenate(&self, atoms: usize, widths: [usize; 3], q: Option<&Memory<T>>, vw: &Memory<T>, cat: &Memory<T>) -> Result<()> {
         let [scalars, vectors, width] = widths;
-        let arrays = [q.map_or(NONE, |q| q.at(0)), vw.at(0), self.uploaded.time.at(0), cat.at(0)];
+        let arrays = [q.map_or(Argument::NOWHERE, |q| q.at(0)), vw.at(0), self.uploaded.time.at(0), cat.at(0)];
         let sizes = [atoms, scalars, vectors, width].map(Argument::from);
-        self.each("concatenate", atoms * width, &[&arrays[..], &sizes, &[self.config.norm_epsilon.into()]].concat())
+        self.launcher.each("concatenate", atoms * width, &[&arrays[..], &sizes, &[self.config.norm_epsilon.into()]].concat())
     }
 
     /// A kernel of the mixing of layer `l`; gradients of vectors are those of `turn`.
@@ -385,46 +319,46 @@ impl<T: SimdReal> DeviceNetwork<T> {
         let arrays = [&now.cat, &now.vw, &now.a, &now.middle, &next.q, &next.mu];
         let gradients = [&back.gmu[turn], &back.gcat, &back.gq[0], &back.ga, &back.gvw];
         let arrays: Vec<Argument> = arrays.into_iter().chain(gradients).map(|m| m.at(0)).collect();
-        self.each(kernel, atoms * f, &[&arrays[..], &[atoms.into(), f.into()]].concat())
+        self.launcher.each(kernel, atoms * f, &[&arrays[..], &[atoms.into(), f.into()]].concat())
     }
 
     /// A kernel of block `k` of the head, with a thread for each of `features` features; gradients of its result are those of `turn`, of
     /// what it reads those of the other turn.
     fn gate(&self, kernel: &str, k: usize, turn: usize, atoms: usize, features: usize) -> Result<()> {
         let (now, next, back) = (&self.head[k], &self.features[self.config.layers + k + 1], &self.back);
-        let seed = if k + 1 < self.head.len() { back.gq[turn].at(0) } else { NONE };
+        let seed = if k + 1 < self.head.len() { back.gq[turn].at(0) } else { Argument::NOWHERE };
         let arrays = [&now.cat, &now.vw, &now.o, &next.q, &next.mu].map(|m| m.at(0));
         let gradients = [&back.gmu[turn], &back.gcat, &back.gq[1 - turn], &back.ga, &back.gvw].map(|m| m.at(0));
         let [n, m, width] = self.blocks[k].widths();
         let sizes = [atoms, n, m, width].map(Argument::from);
-        self.each(kernel, atoms * features, &[&arrays[..], &[seed], &gradients, &sizes].concat())
+        self.launcher.each(kernel, atoms * features, &[&arrays[..], &[seed], &gradients, &sizes].concat())
     }
 
     /// From atoms to vectors, behind the last block.
     pub(super) fn forward(&self, batch: &Graphs<T>) -> Result<()> {
         let (atoms, f) = (batch.atoms(), padded(self.config.features));
         let Features { q, mu } = &self.features[0];
-        let arrays = [self.uploaded.types.at(0), self.values.at(self.layout.embedding.start), q.at(0), mu.at(0)];
-        self.each("embed", atoms * f, &[&arrays[..], &[atoms.into(), f.into()]].concat())?;
-        for (l, (places, now)) in self.layout.layers.iter().zip(&self.layers).enumerate() {
+        let arrays = [self.uploaded.types.at(0), self.launcher.values.at(self.layout.embedding.start), q.at(0), mu.at(0)];
+        self.launcher.each("embed", atoms * f, &[&arrays[..], &[atoms.into(), f.into()]].concat())?;
+        for (l, (places, now)) in self.places.iter().zip(&self.layers).enumerate() {
             let Features { q, mu } = &self.features[l];
-            self.apply(&places.context[0], atoms, q, &now.context_after, Finish::Swish(&now.context))?;
-            self.apply(&places.context[1], atoms, &now.context_after, &now.x, Finish::Set)?;
+            self.launcher.apply(&places.context[0], atoms, q, &now.context_after, Finish::Swish(&now.context))?;
+            self.launcher.apply(&places.context[1], atoms, &now.context_after, &now.x, Finish::Set)?;
             self.filters(l, batch.pairs())?;
             let arrays = [&self.filter, &now.x, q, mu, &now.cat, &now.middle].map(|m| m.at(0));
-            self.each("messages", atoms * f, &[&self.pairs()[..], &arrays, &[atoms.into(), f.into()]].concat())?;
-            self.apply(&places.mix, 3 * atoms, &now.middle, &now.vw, Finish::Set)?;
+            self.launcher.each("messages", atoms * f, &[&self.pairs()[..], &arrays, &[atoms.into(), f.into()]].concat())?;
+            self.launcher.apply(&places.mix, 3 * atoms, &now.middle, &now.vw, Finish::Set)?;
             self.concatenate(atoms, [f, f, 2 * f], None, &now.vw, &now.cat)?;
-            self.apply(&places.mixing[0], atoms, &now.cat, &now.hidden_after, Finish::Swish(&now.hidden))?;
-            self.apply(&places.mixing[1], atoms, &now.hidden_after, &now.a, Finish::Set)?;
+            self.launcher.apply(&places.mixing[0], atoms, &now.cat, &now.hidden_after, Finish::Swish(&now.hidden))?;
+            self.launcher.apply(&places.mixing[1], atoms, &now.hidden_after, &now.a, Finish::Set)?;
             self.mix("mix", l, 0, atoms)?;
         }
         for (k, (places, now)) in self.blocks.iter().zip(&self.head).enumerate() {
             let Features { q, mu } = &self.features[self.config.layers + k];
-            self.apply(&places.mix, 3 * atoms, mu, &now.vw, Finish::Set)?;
+            self.launcher.apply(&places.mix, 3 * atoms, mu, &now.vw, Finish::Set)?;
             self.concatenate(atoms, places.widths(), Some(q), &now.vw, &now.cat)?;
-            self.apply(&places.first, atoms, &now.cat, &now.hidden_after, Finish::Swish(&now.hidden))?;
-            self.apply(&places.second, atoms, &now.hidden_after, &now.o, Finish::Set)?;
+            self.launcher.apply(&places.first, atoms, &now.cat, &now.hidden_after, Finish::Swish(&now.hidden))?;
+            self.launcher.apply(&places.second, atoms, &now.hidden_after, &now.o, Finish::Set)?;
             self.gate("gate", k, 0, atoms, places.widths()[1])?;
         }
         Ok(())
@@ -438,66 +372,54 @@ impl<T: SimdReal> DeviceNetwork<T> {
         for (k, (places, now)) in self.blocks.iter().zip(&self.head).enumerate().rev() {
             let [n, m, _] = places.widths();
             self.gate("gate_back_o", k, turn, atoms, m)?;
-            self.apply_back(&places.second, atoms, &back.ga, &back.gs, Finish::Slope(&now.hidden))?;
-            self.apply_back(&places.first, atoms, &back.gs, &back.gcat, Finish::Set)?;
-            self.gradient_of(&places.second, atoms, &back.ga, &now.hidden_after)?;
-            self.gradient_of(&places.first, atoms, &back.gs, &now.cat)?;
+            self.launcher.back(&places.second, atoms, &back.ga, &back.gs, Finish::SwishSlope(&now.hidden))?;
+            self.launcher.back(&places.first, atoms, &back.gs, &back.gcat, Finish::Set)?;
+            self.launcher.gradient(&places.second, atoms, &back.ga, &now.hidden_after)?;
+            self.launcher.gradient(&places.first, atoms, &back.gs, &now.cat)?;
             self.gate("gate_back_v", k, turn, atoms, n.max(m))?;
             turn = 1 - turn;
-            self.apply_back(&places.mix, 3 * atoms, &back.gvw, &back.gmu[turn], Finish::Set)?;
-            self.gradient_of(&places.mix, 3 * atoms, &back.gvw, &self.features[self.config.layers + k].mu)?;
+            self.launcher.back(&places.mix, 3 * atoms, &back.gvw, &back.gmu[turn], Finish::Set)?;
+            self.launcher.gradient(&places.mix, 3 * atoms, &back.gvw, &self.features[self.config.layers + k].mu)?;
         }
-        for (l, (places, now)) in self.layout.layers.iter().zip(&self.layers).enumerate().rev() {
+        for (l, (places, now)) in self.places.iter().zip(&self.layers).enumerate().rev() {
             let Features { q, mu } = &self.features[l];
             let gmu = &back.gmu[turn];
             self.mix("mix_back_a", l, turn, atoms)?;
-            self.apply_back(&places.mixing[1], atoms, &back.ga, &back.gs, Finish::Slope(&now.hidden))?;
-            self.apply_back(&places.mixing[0], atoms, &back.gs, &back.gcat, Finish::Set)?;
-            self.gradient_of(&places.mixing[1], atoms, &back.ga, &now.hidden_after)?;
-            self.gradient_of(&places.mixing[0], atoms, &back.gs, &now.cat)?;
+            self.launcher.back(&places.mixing[1], atoms, &back.ga, &back.gs, Finish::SwishSlope(&now.hidden))?;
+            self.launcher.back(&places.mixing[0], atoms, &back.gs, &back.gcat, Finish::Set)?;
+            self.launcher.gradient(&places.mixing[1], atoms, &back.ga, &now.hidden_after)?;
+            self.launcher.gradient(&places.mixing[0], atoms, &back.gs, &now.cat)?;
             self.mix("mix_back_v", l, turn, atoms)?;
-            self.apply_back(&places.mix, 3 * atoms, &back.gvw, gmu, Finish::Add)?;
-            self.gradient_of(&places.mix, 3 * atoms, &back.gvw, &now.middle)?;
+            self.launcher.back(&places.mix, 3 * atoms, &back.gvw, gmu, Finish::Add)?;
+            self.launcher.gradient(&places.mix, 3 * atoms, &back.gvw, &now.middle)?;
             self.filters(l, pairs)?;
             let arrays = [&now.x, mu, &back.gq[0], gmu, &back.filter].map(|m| m.at(0));
-            self.each("filters_back", pairs * f, &[&self.pairs()[..], &arrays, &[pairs.into(), f.into()]].concat())?;
+            self.launcher.each("filters_back", pairs * f, &[&self.pairs()[..], &arrays, &[pairs.into(), f.into()]].concat())?;
             self.radial_back(l, batch.segments(), columns)?;
             turn = 1 - turn;
             let arrays = [&self.filter, &now.x, mu, &back.gq[0], gmu, &back.ga, &back.gmu[turn]].map(|m| m.at(0));
-            self.each("messages_back", atoms * f, &[&self.pairs()[..], &arrays, &[atoms.into(), f.into()]].concat())?;
-            self.apply_back(&places.context[1], atoms, &back.ga, &back.gs, Finish::Slope(&now.context))?;
-            self.apply_back(&places.context[0], atoms, &back.gs, &back.gq[0], Finish::Add)?;
-            self.gradient_of(&places.context[1], atoms, &back.ga, &now.context_after)?;
-            self.gradient_of(&places.context[0], atoms, &back.gs, q)?;
+            self.launcher.each("messages_back", atoms * f, &[&self.pairs()[..], &arrays, &[atoms.into(), f.into()]].concat())?;
+            self.launcher.back(&places.context[1], atoms, &back.ga, &back.gs, Finish::SwishSlope(&now.context))?;
+            self.launcher.back(&places.context[0], atoms, &back.gs, &back.gq[0], Finish::Add)?;
+            self.launcher.gradient(&places.context[1], atoms, &back.ga, &now.context_after)?;
+            self.launcher.gradient(&places.context[0], atoms, &back.gs, q)?;
         }
         let types = self.uploaded.types.at(0);
-        let to = self.gradient.at(self.layout.embedding.start);
+        let to = self.launcher.gradient.at(self.layout.embedding.start);
         let sizes = [atoms, f, elements.len()].map(Argument::from);
-        self.each("embed_back", elements.len() * f, &[&[types, elements.at(0), back.gq[0].at(0), to][..], &sizes].concat())?;
-        let padding = [self.gradient.at(0), self.padding.at(0), self.padding.len().into()];
-        self.each("clear_places", self.padding.len(), &padding)
+        self.launcher.each("embed_back", elements.len() * f, &[&[types, elements.at(0), back.gq[0].at(0), to][..], &sizes].concat())?;
+        let padding = [self.launcher.gradient.at(0), self.padding.at(0), self.padding.len().into()];
+        self.launcher.each("clear_places", self.padding.len(), &padding)
     }
 
     /// Gradients of the radial weights of layer `l`, from those of its filters.
     fn radial_back(&self, l: usize, segments: usize, columns: usize) -> Result<()> {
         let (u, back) = (&self.uploaded, &self.back);
         let arrays = [u.order.at(0), u.segments.at(0), back.filter.at(0), back.segments.at(0)];
-        self.each("segments", segments * columns, &[&self.pairs()[..], &arrays, &[segments.into(), columns.into()]].concat())?;
-        let places = [self.layout.filter.start, self.layout.filter_bias.start].map(|at| self.gradient.at(at + l * columns));
+        self.launcher.each("segments", segments * columns, &[&self.pairs()[..], &arrays, &[segments.into(), columns.into()]].concat())?;
+        let places = [self.layout.filter.start, self.layout.filter_bias.start].map(|at| self.launcher.gradient.at(at + l * columns));
         let sizes = [self.config.radial, starts::<T>(&self.config), columns, self.config.layers * columns].map(Argument::from);
         let arrays = [u.from.at(0), back.segments.at(0)];
-        self.each("radial_back", (self.config.radial + 1) * columns, &[&arrays[..], &places, &sizes].concat())
+        self.launcher.each("radial_back", (self.config.radial + 1) * columns, &[&arrays[..], &places, &sizes].concat())
     }
-}
-
-/// Parts of the gradient of a dense layer over `rows` rows.
-fn parts(d: &DensePlace, rows: usize) -> usize {
-    let tiles = d.outputs.div_ceil(SIDE) * d.inputs.div_ceil(SIDE);
-    BLOCKS.div_ceil(tiles).min(rows.div_ceil(ROWS_PER_PART)).max(1)
-}
-
-/// Copies numbers to memory that grows as needed.
-pub(super) fn copy<U: Element>(device: &Device, to: &mut Memory<U>, from: &[U]) -> Result<()> {
-    to.reserve(device, from.len())?;
-    Ok(to.set(from)?)
 }

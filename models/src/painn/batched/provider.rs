@@ -4,9 +4,8 @@ use super::super::model::Output as Meaning;
 use super::super::provider::{ANGSTROMS, Shared, noise_level};
 use super::{DeviceNetwork, Graphs, Piece};
 use crate::error::Result;
-use crate::matrix::PAD;
 use rayon::prelude::*;
-use scorefield_integrators::device::{Argument, Device, Memory};
+use scorefield_integrators::device::{Device, Memory};
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::{Batch, Capabilities, DType, Error as ContractError, ForceProvider, Input, Output, Result as ContractResult};
 use std::sync::Arc;
@@ -34,7 +33,7 @@ impl<T: SimdReal> Ready<T> {
     fn new(device: &Device, shared: &Shared) -> Result<Self> {
         let parameters = shared.pack::<T>();
         let network = DeviceNetwork::new(device, &parameters.config, parameters.layout.clone())?;
-        network.values.set(&parameters.values)?;
+        network.launcher.values.set(&parameters.values)?;
         Ok(Ready { network, forces: device.memory(0)?, atoms: 0 })
     }
 
@@ -82,8 +81,8 @@ impl<T: SimdReal> Ready<T> {
         network.upload(graphs, false)?;
         self.forces.reserve(device, 3 * graphs.atoms())?;
         network.forward(graphs)?;
-        let rest: [Argument; 4] = [self.forces.at(0), molecules.into(), PAD.into(), factor.into()];
-        network.each("forces", 3 * molecules, &[&network.vectors()[..], &rest].concat())?;
+        let arguments = [&network.vectors(molecules)[..], &[self.forces.at(0), factor.into()]].concat();
+        network.launcher.each("forces", 3 * molecules, &arguments)?;
         Ok(self.forces.get(forces)?)
     }
 }

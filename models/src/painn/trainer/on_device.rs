@@ -1,16 +1,16 @@
 //! Training on a device. Batches are made on the threads of this process while the device works on the one before; parameters, moments
 //! and gradients stay there.
 
-use super::super::batched::{DeviceNetwork, Graphs, Piece, copy};
+use super::super::batched::{DeviceNetwork, Graphs, Piece};
 use super::super::config::Layout;
 use super::super::noising::Row;
-use super::{Kept, Machine, Molecules, Plan, Rows, Sums};
+use super::{Machine, Molecules, Plan, Rows, Sums};
 use crate::error::Result;
-use crate::matrix::PAD;
+use crate::launch::copy;
 use crate::train::adamw::Root;
-use crate::train::{CHUNK, Move};
+use crate::train::device::{DeviceMoments, Following, Kept};
 use rayon::prelude::*;
-use scorefield_integrators::device::{Argument, Device, Kernels, Memory};
+use scorefield_integrators::device::{Argument, Device, Memory};
 use scorefield_integrators::simd::SimdReal;
 use std::sync::Arc;
 
@@ -61,10 +61,7 @@ impl<T: SimdReal> Batch<T> {
 pub(super) struct OnDevice<T> {
     device: Device,
     network: DeviceNetwork<T>,
-    average: Memory<T>,
-    first: Memory<T>,
-    second: Memory<T>,
-    squares: Memory<T>,
+    moments: DeviceMoments<T>,
     /// Elements that there are.
     elements: Memory<i32>,
     label: Memory<T>,
@@ -75,7 +72,7 @@ pub(super) struct OnDevice<T> {
     ready: Option<(u64, Batch<T>)>,
 }
 
-impl<T: SimdReal> OnDevice<T> {
+impl<T: SimdReal + Root> OnDevice<T> {
     /// All parameters are zero.
     pub(super) fn new(device: &Device, plan: &Plan, data: &Molecules, layout: Arc<Layout>) -> Result<Self> {
         let n = layout.len;
@@ -84,10 +81,7 @@ impl<T: SimdReal> OnDevice<T> {
         elements.dedup();
         Ok(OnDevice {
             network: DeviceNetwork::new(device, &plan.config, layout)?,
-            average: device.memory(n)?,
-            first: device.memory(n)?,
-            second: device.memory(n)?,
-            squares: device.memory(n.div_ceil(CHUNK))?,
+            moments: DeviceMoments::new(device, n)?,
             elements: device.memory_of(&elements)?,
             label: device.memory(0)?,
             factor: device.memory(0)?,
@@ -108,7 +102,7 @@ impl<T: SimdReal> OnDevice<T> {
     fn find_losses(&self, batch: &Batch<T>, seed: Argument) -> Result<()> {
         let (network, rows) = (&self.network, batch.rows.len());
         let arrays = [self.label.at(0), self.factor.at(0), seed, self.sums.at(0)];
-        network.each("losses", 3 * rows, &[&network.vectors()[..], &arrays, &[rows.into(), PAD.into()]].concat())
+        network.launcher.each("losses", 3 * rows, &[&network.vectors(rows)[..], &arrays].concat())
     }
 
     /// The losses of a batch, once the device has them.
@@ -122,24 +116,15 @@ impl<T: SimdReal> OnDevice<T> {
         }
         Ok(sums)
     }
-
-    fn memory(&self, what: Kept) -> &Memory<T> {
-        match what {
-            Kept::Values => &self.network.values,
-            Kept::Average => &self.average,
-            Kept::First => &self.first,
-            Kept::Second => &self.second,
-        }
-    }
 }
 
 impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
     fn losses(&mut self, plan: &Plan, data: &Molecules, rows: Rows) -> Result<Sums> {
         let batch = Batch::new(plan, data, rows, false);
         self.upload(&batch, false)?;
-        std::mem::swap(&mut self.network.values, &mut self.average);
+        self.moments.swap_average(&mut self.network.launcher);
         let launched = self.network.forward(&batch.graphs).and_then(|()| self.find_losses(&batch, Argument::NOWHERE));
-        std::mem::swap(&mut self.network.values, &mut self.average);
+        self.moments.swap_average(&mut self.network.launcher);
         launched?;
         self.fetch(plan, &batch)
     }
@@ -153,37 +138,27 @@ impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
         self.upload(&batch, true)?;
         let network = &self.network;
         network.forward(&batch.graphs)?;
-        self.find_losses(&batch, network.seed())?;
+        self.find_losses(&batch, network.seed(batch.graphs.atoms())?)?;
         network.backward(&batch.graphs, &self.elements)?;
-        let pieces = self.squares.len();
-        let arguments = [network.gradient.at(0), self.squares.at(0), network.layout.len.into()];
-        network.kernels.launch("squares", pieces, Kernels::THREADS * size_of::<T>(), &arguments)?;
+        self.moments.square(&network.launcher)?;
         // While the device works.
         if step + 1 < plan.steps() {
             self.ready = Some((step + 1, Batch::new(plan, data, Rows::Training { step: step + 1 }, true)));
         }
-        let mut squares = vec![T::default(); pieces];
-        self.squares.get(&mut squares)?;
-        let norm = squares.iter().map(|s| s.to_f64()).sum::<f64>().sqrt();
+        let norm = self.moments.norm()?;
         Ok((self.fetch(plan, &batch)?, norm))
     }
 
     fn follow(&mut self, plan: &Plan, step: u64, rate: f64, norm: f64) -> Result<()> {
-        let (network, n) = (&self.network, self.network.layout.len);
-        let arrays = [&network.values, &self.first, &self.second, &self.average, &network.gradient].map(|m| m.at(0));
-        let movement = Move::<f64>::new(plan.clip, plan.ema, step, norm).numbers();
-        let factors = plan.adam.factors::<f64>(step, rate).numbers();
-        let numbers: Vec<Argument> = movement.into_iter().chain(factors).map(Argument::from).collect();
-        network.each("move", n, &[&arrays[..], &[n.into()], &numbers].concat())
+        let how = Following { adam: plan.adam, clip: plan.clip, ema: plan.ema, step, rate, norm };
+        self.moments.follow(&self.network.launcher, how)
     }
 
     fn read(&self, what: Kept) -> Result<Vec<T>> {
-        let mut values = vec![T::default(); self.network.layout.len];
-        self.memory(what).get(&mut values)?;
-        Ok(values)
+        self.moments.read(&self.network.launcher, what)
     }
 
     fn write(&mut self, what: Kept, values: &[T]) -> Result<()> {
-        Ok(self.memory(what).set(values)?)
+        self.moments.write(&self.network.launcher, what, values)
     }
 }
