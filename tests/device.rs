@@ -69,6 +69,30 @@ fn check_short_run(model: &str, dir: &Path) {
     }
 }
 
+/// Forces that have no energy, in a plan: DiTMC's at one noise level.
+#[test]
+fn forces_of_conformers_run_there() {
+    let dir = tempdir().unwrap();
+    let start = dir.path().join("methanol.xyz");
+    let atoms = "C 0 0 0\nO 1.41 0 0\nH -0.37 1.02 0\nH -0.37 -0.51 0.88\nH -0.37 -0.51 -0.88\nH 1.73 0.9 0\n";
+    std::fs::write(&start, format!("6\n\n{atoms}")).unwrap();
+    let numbers = |device: &str| -> Vec<f64> {
+        let out = dir.path().join(device);
+        let settings = ["--model", "ditmc:smiles=CO", "--dtype", "f64", "--device", device, "--dt", "0.5fs", "--temperature", "300K"];
+        let more = ["simulate", text(&start), "--replicas", "3", "--steps", "3", "--log-every", "1", "--quiet", "--out", text(&out)];
+        succeed(&with(&more, &settings));
+        let log = std::fs::read_to_string(out.join("log.csv")).unwrap();
+        log.lines().skip(1).flat_map(|l| l.split(',').filter_map(|x| x.parse().ok()).collect::<Vec<f64>>()).collect()
+    };
+    let host = numbers("cpu");
+    assert!(host.len() >= 9);
+    for device in devices() {
+        for (got, want) in numbers(device).into_iter().zip(&host) {
+            assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "on {device}: {got}, {want} on the host");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_run_there_says_so_and_writes_nothing() {
     let dir = tempdir().unwrap();

@@ -1,8 +1,6 @@
-// PaiNN, after rows.cu: a row is an atom; vector features have a row per axis and atom, all atoms of an axis side by side. Every atom
-// sees every other one of its molecule. Formulas are those of painn/network.rs and painn/kernels.rs.
-//
-// Pairs of a molecule of N atoms are (i, i + d mod N) for d = 1 .. N/2, at d − 1 times N plus i; a filter is made once for both
-// directions. An atom gathers from its neighbours in the order of d, so that no two threads write to one place.
+// PaiNN, after rows.cu and pairs.cu: a row is an atom; vector features have a row per axis and atom, all atoms of an axis side by side.
+// Every atom sees every other one of its molecule, and a filter is made once for both directions. Formulas are those of
+// painn/network.rs and painn/kernels.rs.
 
 struct alignas(8) Model {
     const real* weights;
@@ -83,30 +81,13 @@ DEVICE Kept kept_of(const Model& m, const Work& w, real* spill, int layer) {
 
 // ---- pairs ----------------------------------------------------------------------------------------------------------
 
-// The two atoms of pair `p` of all: rows.
-DEVICE void ends_of(const Work& w, int p, int* i, int* j) {
-    int each = w.n * (w.n - 1) / 2, replica = p / each, k = p - replica * each, d = k / w.n + 1, first = k % w.n;
-    int second = first + d < w.n ? first + d : first + d - w.n;
-    *i = replica * w.n + first;
-    *j = replica * w.n + second;
-}
-
-// The pair of the atom of `row` and its e-th neighbour, whose row comes back; `sign` is 1 where the atom is the pair's first.
-DEVICE int pair_of(const Work& w, int row, int e, int* other, real* sign) {
-    int replica = row / w.n, i = row - replica * w.n, j = i + e < w.n ? i + e : i + e - w.n;
-    bool first = 2 * e < w.n || (2 * e == w.n && 2 * i < w.n);
-    *other = replica * w.n + j;
-    *sign = first ? real(1) : real(-1);
-    return replica * (w.n * (w.n - 1) / 2) + (first ? (e - 1) * w.n + i : (w.n - e - 1) * w.n + j);
-}
-
 // Distances, directions and radial functions, in double precision as on the host.
 FUNCTION void geometry_of(const Team& team, const Model& m, const Work& w, const real* x) {
     double spacing = (double)m.cutoff / (m.radial - 1), turn = HALF_TURN / (double)m.cutoff;
     int last = (m.radial > BAND ? m.radial : BAND) - BAND, stride = w.pair_stride;
     EACH(p, w.pairs) {
         int i, j;
-        ends_of(w, p, &i, &j);
+        ends_of(w.n, false, p, &i, &j);
         double r[3], square = (double)m.distance_epsilon;
         for (int k = 0; k < 3; ++k) {
             r[k] = NM_IN_ANGSTROMS * (double)x[3 * j + k] - NM_IN_ANGSTROMS * (double)x[3 * i + k];
@@ -176,7 +157,7 @@ FUNCTION void messages(const Team& team, const Model& m, const Work& w, const Ke
         for (int e = 1; e < w.n; ++e) {
             int other;
             real sign;
-            int p = pair_of(w, row, e, &other, &sign);
+            int p = pair_of(w.n, false, row, e, &other, &sign);
             real r = sign * along[p] * xr[other], c = to_mu[p] * xm[other];
             q = multiply_add(to_q[p], xq[other], q);
             x = multiply_add(r, w.geometry[p], multiply_add(c, mu[other], x));
@@ -204,7 +185,7 @@ FUNCTION void messages_back(const Team& team, const Model& m, const Work& w, con
         for (int e = 1; e < w.n; ++e) {
             int other;
             real sign;
-            int p = pair_of(w, row, e, &other, &sign);
+            int p = pair_of(w.n, false, row, e, &other, &sign);
             real gx = g[other], gy = g[rows + other], gz = g[2 * rows + other];
             const real* u = w.geometry + p;
             real onto = multiply_add(gx, u[0], multiply_add(gy, u[w.pair_stride], gz * u[2 * w.pair_stride]));
@@ -233,7 +214,7 @@ FUNCTION void pairs_back(const Team& team, const Model& m, const Work& w, const 
     int pairs = w.pairs, ps = w.pair_stride, rows = w.rows, stride = w.stride, vectors = vectors_of(w), f = m.wide;
     EACH(t, PARTS * pairs) {
         int part = t / pairs, p = t - part * pairs, i, j;
-        ends_of(w, p, &i, &j);
+        ends_of(w.n, false, p, &i, &j);
         real ux = w.geometry[p], uy = w.geometry[ps + p], uz = w.geometry[2 * ps + p];
         real along = 0, tx = 0, ty = 0, tz = 0;
         for (int c = part * f / PARTS; c < (part + 1) * f / PARTS; ++c) {
@@ -438,7 +419,7 @@ DEVICE Work work_of(const Model& m, const Team& team, int n, real* spill) {
     w.n = n;
     w.rows = team.count * n;
     w.stride = row_stride(w.rows);
-    w.pairs = team.count * (n * (n - 1) / 2);
+    w.pairs = team.count * pairs_of(n, false);
     w.pair_stride = row_stride(w.pairs);
     int scalars = m.wide * w.stride, vectors = m.wide * vectors_of(w), ps = w.pair_stride;
     w.hidden = spill;
@@ -498,7 +479,7 @@ FUNCTION real forces_of(const Model& m, const Team& team, int n, const real* x, 
         for (int e = 1; e < n; ++e) {
             int other;
             real sign;
-            int p = pair_of(w, row, e, &other, &sign);
+            int p = pair_of(w.n, false, row, e, &other, &sign);
             sum = multiply_add(-sign, gradient[p], sum);
         }
         f[t] = -m.force_unit * sum;

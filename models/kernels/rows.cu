@@ -52,7 +52,7 @@ DEVICE real gelu(real x, real* slope) {
 }
 
 // What becomes of the sums of a product: they replace what was there, are added to it, are kept twice, go through an activation
-// whose slope is kept, or are multiplied by slopes that were kept.
+// whose slope is kept where there is memory for it, or are multiplied by slopes that were kept.
 enum Finish { SET, ADD, KEEP, GELU, SWISH, SCALE };
 
 // Adds one weight of each column times one feature of each row.
@@ -79,7 +79,7 @@ DEVICE void finish_four(Finish finish, real* out, real* keep) {
         if (finish == SCALE) value.at[r] *= kept.at[r];
     }
     if (finish != KEEP) put(out, value.at);
-    if (finish != SCALE) put(keep, kept.at);
+    if (finish != SCALE && keep) put(keep, kept.at);
 }
 
 // c = finish(bias + a · weights) for a [inner, rows], weights [inner, columns], c and kept [columns, rows]; columns are a multiple of
@@ -139,11 +139,11 @@ FUNCTION void multiply(Finish finish, const Team& team, int rows, int inner, int
             put(out + i * stride + 4, &sums[i][4]);
         }
         if (finish <= ADD) continue;
-        real* keep = kept + column * stride + row;
+        real* keep = kept ? kept + column * stride + row : 0;
 #pragma unroll 1
         for (int at = 0; at < TILE_COLUMNS * stride; at += stride) {
 #pragma unroll 1
-            for (int half = at; half < at + TILE_ROWS; half += TILE_ROWS / 2) finish_four(finish, out + half, keep + half);
+            for (int half = at; half < at + TILE_ROWS; half += TILE_ROWS / 2) finish_four(finish, out + half, keep ? keep + half : 0);
         }
     }
 }

@@ -7,6 +7,9 @@ mod condition;
 mod conditioner;
 pub mod config;
 pub mod context;
+mod device;
+#[cfg(test)]
+mod device_tests;
 pub mod ensemble;
 mod equivariant;
 #[cfg(test)]

@@ -7,17 +7,19 @@
 //! Langevin run then hops between conformers and ends in minima (annealed Langevin dynamics, Y. Song and S. Ermon, arXiv 1907.05600).
 
 use super::context::{GraphContext, centre};
+use super::device::{self, Question};
 use super::layout::Layout;
 use super::model::{ANGSTROMS, ARCHITECTURE, DitmcModel};
 use super::network::{Parameters, Work};
 use super::process::{Path as NoisePath, Prior};
 use crate::error::{Error, Result};
 use crate::molecule::Graph;
+use scorefield_integrators::device::DeviceModel;
 use scorefield_integrators::simd::SimdReal;
 use scorefield_integrators::units::{BOLTZMANN, Dimension};
 use scorefield_integrators::{
     Batch, Capabilities, Clock, DType, Error as ContractError, ForceProvider, Input, Kind, Output, Quantity, Result as ContractResult,
-    UnitSystem,
+    System, UnitSystem,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -221,6 +223,7 @@ impl DitmcProvider {
             types: Some(types),
             ..Capabilities::potential(ARCHITECTURE)
         };
+        let capabilities = if device::fits(context.len()) { capabilities.with_kernels() } else { capabilities };
         let shared = Arc::new(Shared { model, context, single: OnceLock::new(), double: OnceLock::new() });
         let levels = Arc::new([Level { time, stiffness }]);
         let (work32, work64) = (Prepared::default(), Prepared::default());
@@ -253,8 +256,8 @@ impl DitmcProvider {
         levels.push(self.levels[0]);
         self.levels = levels.into();
         self.annealing = annealing;
-        // There is no one stiffness.
-        self.capabilities.stiffness = None;
+        // There is no one stiffness, and kernels know one level.
+        self.capabilities = Capabilities { stiffness: None, ..self.capabilities.without_kernels() };
         Ok(self)
     }
 
@@ -376,6 +379,15 @@ impl ForceProvider for DitmcProvider {
             DType::F32 => self.work32.evaluate((single.get_or_init(|| pack(model)), context, level), input, out),
             DType::F64 => self.work64.evaluate((double.get_or_init(|| pack(model)), context, level), input, out),
         }
+    }
+
+    fn device_model(&self, _: &System) -> Option<DeviceModel> {
+        let Shared { model, context, double, .. } = &*self.shared;
+        if self.annealing.is_some() || !device::fits(context.len()) {
+            return None;
+        }
+        let Level { time, stiffness } = self.level(Clock::Iteration);
+        Some(double.get_or_init(|| pack(model)).device_model(Question { context, time, stiffness }))
     }
 
     fn fork(&self) -> ContractResult<Box<dyn ForceProvider>> {

@@ -5,6 +5,8 @@
 //! `h = E_Z + MLP(x)` (aPE) or `h = E_Z` with `MLP(x_j − x_i)` added to the token of every pair (rPE); per block `h += α₁ attention(LN(h)(1 + γ₁) + β₁)`, `h += α₂ MLP(LN(h)(1 + γ₂) + β₂)`; and the drift
 //! `W (LN(h)(1 + s) + b)`, whose mean is taken away by whoever uses it.
 
+mod device;
+
 use super::attention::{Attend, AttendBack, Sizes, Table, pattern};
 use super::condition::{Condition, ConditionLayers};
 use super::config::{DitmcConfig, HOPS, PairTokens, Variant};

@@ -8,7 +8,8 @@ use crate::matrix::padded;
 use crate::rows::{Rows, THREADS};
 use scorefield_integrators::device::{DeviceModel, Field};
 
-const SOURCE: &str = concat!(include_str!("../../kernels/rows.cu"), include_str!("../../kernels/painn.cu"));
+const SOURCE: &str =
+    concat!(include_str!("../../kernels/rows.cu"), include_str!("../../kernels/pairs.cu"), include_str!("../../kernels/painn.cu"));
 
 /// `Place` in the kernel: where the three parts of each dense layer begin.
 const FIRST: usize = 0;

@@ -9,6 +9,7 @@ mod attention;
 mod backward;
 mod basis;
 mod couplings;
+mod device;
 mod kernels;
 mod places;
 mod plan;

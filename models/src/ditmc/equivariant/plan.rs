@@ -10,6 +10,8 @@ use scorefield_integrators::Real;
 
 /// A coupling of a filter's degree and a value's to a message's.
 pub(super) struct Path {
+    pub(super) filter: usize,
+    pub(super) value: Irrep,
     /// Row of κ.
     pub(super) kappa: usize,
     /// First accumulator, one for each component.
@@ -57,7 +59,7 @@ impl<T: Real> Plan<T> {
                     let kappa = kappa * degrees_out + message.degree;
                     let first = plan.accumulators;
                     plan.accumulators += message.rows();
-                    plan.paths.push(Path { kappa, first, message });
+                    plan.paths.push(Path { filter, value, kappa, first, message });
                     for (mv, group) in groups.iter_mut().enumerate() {
                         for mo in 0..message.rows() {
                             let terms = (0..2 * filter + 1)
