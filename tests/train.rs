@@ -438,3 +438,21 @@ fn pseudo_force_fields_are_trained_and_used_on_devices() {
     let (a, b) = (numbers("a.xyz"), numbers("b.xyz"));
     assert!(a.len() >= 27 && a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "{a:?} {b:?}");
 }
+
+#[test]
+fn conformer_models_are_trained_on_devices() {
+    let dir = tempdir().unwrap();
+    field(dir.path());
+    let at = |name: &str| text(&dir.path().join(name)).to_owned();
+    let recipe = "preset = \"ditmc-pe3-small\"\n[transformer]\nvariant = \"pe3\"\nblocks = 1\nheads = 2\nhead-width = 16\nconditioner-layers = 1\n\
+                  vocabulary = \"qm9\"\n[data]\ntrajectory = \"molecules.xyz\"\n[train]\nsteps = 3\nbatch = 3\nheld-out = 1\n";
+    std::fs::write(dir.path().join("ditmc.toml"), recipe).unwrap();
+    let loss = |device: &str| -> f64 {
+        let out = at(&format!("ditmc-{device}"));
+        succeed(&["train", &at("ditmc.toml"), "--device", device, "--output", &out, "--quiet"]);
+        let summary = std::fs::read_to_string(Path::new(&out).join("summary.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&summary).unwrap()["validation_loss"].as_f64().unwrap()
+    };
+    let (here, there) = (loss("cpu"), loss("emulated"));
+    assert!((here / there - 1.0).abs() < 1e-4, "{here} {there}");
+}

@@ -97,24 +97,30 @@ KERNEL(add, Curve) {
     if (t < p.n) p.y[t] += p.x[t];
 }
 
-// y = x + α u, α of row r at r · stride; the way back: gu = α g, and the gradient of α at r · stride.
+// y = x + α u (or α u where there is no x), α of atom a at a · stride, for `per` rows of each atom; the way back: gu = (or +=) α g, and
+// the gradient of α at a · stride.
 struct alignas(8) Gate {
     const real *alpha, *x, *u;
     real* y;
     const real* g;
     real *gu, *galpha;
-    int rows, width, stride;
+    int atoms, width, stride, per, add;
 };
 
 KERNEL(gate, Gate) {
     int t = THREAD, row = t / p.width, c = t - row * p.width;
-    if (row < p.rows) p.y[t] = multiply_add(p.alpha[row * p.stride + c], p.u[t], p.x[t]);
+    if (row < p.atoms * p.per) p.y[t] = multiply_add(p.alpha[row / p.per * p.stride + c], p.u[t], p.x ? p.x[t] : real(0));
 }
 KERNEL(gate_back, Gate) {
-    int t = THREAD, row = t / p.width, c = t - row * p.width;
-    if (row >= p.rows) return;
-    p.galpha[row * p.stride + c] = p.g[t] * p.u[t];
-    p.gu[t] = p.alpha[row * p.stride + c] * p.g[t];
+    int t = THREAD, atom = t / p.width, c = t - atom * p.width;
+    if (atom >= p.atoms) return;
+    real sum = 0, alpha = p.alpha[atom * p.stride + c];
+    for (int m = 0; m < p.per; ++m) {
+        int at = (atom * p.per + m) * p.width + c;
+        sum = multiply_add(p.g[at], p.u[at], sum);
+        p.gu[at] = p.add ? multiply_add(alpha, p.g[at], p.gu[at]) : alpha * p.g[at];
+    }
+    p.galpha[atom * p.stride + c] = sum;
 }
 
 // Rows of a table: to[r] = (or +=) from[index[r]]. The way back with indices that differ: from[index[r]] = to[r].
@@ -343,23 +349,42 @@ KERNEL(scores, Attention) {
     p.weights[t] = sum * square_root(real(a.heads) / real(f));
 }
 
-// Over senders, but for the atom itself; an atom alone attends to nothing.
-KERNEL(softmax, Attention) {
-    const Pairs& a = p.pairs;
-    int t = THREAD, i = t / a.heads, head = t - i * a.heads;
-    if (i >= a.atoms) return;
-    int first = a.atom[3 * i], self = i - a.atom[3 * i + 1], count = a.atom[3 * i + 2];
-    real* w = p.weights + first * a.heads + head;
+// Weights of pairs [P, H] over senders, but for the atom itself; an atom alone attends to nothing. The way back: gradients of weights
+// become slopes.
+struct alignas(8) Softmax {
+    const int* atom;
+    real *weights, *slopes;
+    int atoms, heads;
+    real scale;
+};
+
+KERNEL(softmax, Softmax) {
+    int t = THREAD, i = t / p.heads, head = t - i * p.heads;
+    if (i >= p.atoms) return;
+    int first = p.atom[3 * i], self = i - p.atom[3 * i + 1], count = p.atom[3 * i + 2];
+    real* w = p.weights + first * p.heads + head;
     real most = real(-1e30), total = 0;
     for (int j = 0; j < count; ++j) {
-        if (j != self) most = larger(most, w[j * a.heads]);
+        if (j != self) most = larger(most, w[j * p.heads]);
     }
     for (int j = 0; j < count; ++j) {
-        real e = j == self ? real(0) : exponential(w[j * a.heads] - most);
-        w[j * a.heads] = e;
+        real e = j == self ? real(0) : exponential(w[j * p.heads] - most);
+        w[j * p.heads] = e;
         total += e;
     }
-    for (int j = 0; j < count && count > 1; ++j) w[j * a.heads] *= real(1) / total;
+    for (int j = 0; j < count && count > 1; ++j) w[j * p.heads] *= real(1) / total;
+}
+
+KERNEL(softmax_back, Softmax) {
+    int t = THREAD, i = t / p.heads, head = t - i * p.heads;
+    if (i >= p.atoms) return;
+    int at = p.atom[3 * i] * p.heads + head, count = p.atom[3 * i + 2];
+    real mean = 0;
+    for (int j = 0; j < count; ++j) mean = multiply_add(p.weights[at + j * p.heads], p.slopes[at + j * p.heads], mean);
+    for (int j = 0; j < count; ++j) {
+        real* slope = p.slopes + at + j * p.heads;
+        *slope = p.weights[at + j * p.heads] * (*slope - mean) * p.scale;
+    }
 }
 
 KERNEL(attend, Attention) {
@@ -403,19 +428,6 @@ KERNEL(scores_back, AttentionBack) {
     real dot = 0;
     for (int c = head; c < f; c += a.heads) dot = multiply_add(g[c] * v[c], row[c], dot);
     p.slopes[t] = dot;
-}
-
-KERNEL(softmax_back, AttentionBack) {
-    const Pairs& a = p.pairs;
-    int t = THREAD, i = t / a.heads, head = t - i * a.heads;
-    if (i >= a.atoms) return;
-    int at = a.atom[3 * i] * a.heads + head, count = a.atom[3 * i + 2];
-    real mean = 0, scale = square_root(real(a.heads) / real(a.wide));
-    for (int j = 0; j < count; ++j) mean = multiply_add(p.weights[at + j * a.heads], p.slopes[at + j * a.heads], mean);
-    for (int j = 0; j < count; ++j) {
-        real* slope = p.slopes + at + j * a.heads;
-        *slope = p.weights[at + j * a.heads] * (*slope - mean) * scale;
-    }
 }
 
 // An atom as receiver has gradients of its query, as sender those of its key and value.

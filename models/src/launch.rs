@@ -7,10 +7,10 @@ use std::ops::Range;
 
 /// The text that every kernel of this kind comes after.
 macro_rules! training_source {
-    ($file:literal) => {
+    ($($file:literal),+) => {
         concat!(
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/training.cu")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $file))
+            $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $file))),+
         )
     };
 }
@@ -30,17 +30,17 @@ const NONE: Argument = Argument::NOWHERE;
 
 /// What becomes of the sums of a product.
 #[derive(Clone, Copy)]
-pub(crate) enum Finish<'a, T> {
+pub(crate) enum Finish {
     Set,
     Add,
     /// SiLU, which keeps what was before.
-    Swish(&'a Memory<T>),
+    Swish(Argument),
     /// Times the slope of SiLU at what was before.
-    SwishSlope(&'a Memory<T>),
+    SwishSlope(Argument),
     /// The same of GELU.
-    Gelu(&'a Memory<T>),
+    Gelu(Argument),
     /// See above.
-    GeluSlope(&'a Memory<T>),
+    GeluSlope(Argument),
 }
 
 /// A dense layer: where its numbers lie among the parameters, and padded widths.
@@ -115,15 +115,15 @@ impl<T: Real> Launcher<T> {
     }
 
     /// Launches a product, cut into parts that lie `part` apart.
-    fn product(&self, shape: &Shape, [a, b, bias, c]: [Argument; 4], parts: usize, part: usize, finish: Finish<'_, T>) -> Result<()> {
+    fn product(&self, shape: &Shape, [a, b, bias, c]: [Argument; 4], parts: usize, part: usize, finish: Finish) -> Result<()> {
         let tiles = shape.m.div_ceil(SIDE) * shape.n.div_ceil(SIDE);
         let (code, before) = match finish {
             Finish::Set => (0usize, NONE),
             Finish::Add => (1, NONE),
-            Finish::Swish(before) => (2, before.at(0)),
-            Finish::SwishSlope(before) => (3, before.at(0)),
-            Finish::Gelu(before) => (4, before.at(0)),
-            Finish::GeluSlope(before) => (5, before.at(0)),
+            Finish::Swish(before) => (2, before),
+            Finish::SwishSlope(before) => (3, before),
+            Finish::Gelu(before) => (4, before),
+            Finish::GeluSlope(before) => (5, before),
         };
         let Shape { m, n, inner, a: [a_row, a_inner], b: [b_inner, b_column] } = *shape;
         let sizes = [m, n, inner, a_row, a_inner, b_inner, b_column, parts, part, code].map(Argument::from);
@@ -132,36 +132,37 @@ impl<T: Real> Launcher<T> {
     }
 
     /// `y = x W + b` of `rows` rows.
-    pub(crate) fn apply(&self, d: &Dense, rows: usize, x: &Memory<T>, y: &Memory<T>, finish: Finish<'_, T>) -> Result<()> {
+    pub(crate) fn apply(&self, d: &Dense, rows: usize, x: impl Into<Argument>, y: impl Into<Argument>, finish: Finish) -> Result<()> {
         let shape = Shape { m: rows, n: d.outputs, inner: d.inputs, a: [d.inputs, 1], b: d.strides() };
         let bias = d.bias.as_ref().map_or(NONE, |b| self.values.at(b.start));
-        self.product(&shape, [x.at(0), self.values.at(d.weight.start), bias, y.at(0)], 1, 0, finish)
+        self.product(&shape, [x.into(), self.values.at(d.weight.start), bias, y.into()], 1, 0, finish)
     }
 
     /// `gx = g Wᵀ`.
-    pub(crate) fn back(&self, d: &Dense, rows: usize, g: &Memory<T>, gx: &Memory<T>, finish: Finish<'_, T>) -> Result<()> {
+    pub(crate) fn back(&self, d: &Dense, rows: usize, g: impl Into<Argument>, gx: impl Into<Argument>, finish: Finish) -> Result<()> {
         let [input, output] = d.strides();
         let shape = Shape { m: rows, n: d.inputs, inner: d.outputs, a: [d.outputs, 1], b: [output, input] };
-        self.product(&shape, [g.at(0), self.values.at(d.weight.start), NONE, gx.at(0)], 1, 0, finish)
+        self.product(&shape, [g.into(), self.values.at(d.weight.start), NONE, gx.into()], 1, 0, finish)
     }
 
     /// Gradients of weight and bias, which lie behind one another.
-    pub(crate) fn gradient(&self, d: &Dense, rows: usize, g: &Memory<T>, x: &Memory<T>) -> Result<()> {
+    pub(crate) fn gradient(&self, d: &Dense, rows: usize, g: impl Into<Argument>, x: impl Into<Argument>) -> Result<()> {
+        let (g, x) = (g.into(), x.into());
         let (parts, weights) = (d.parts(rows), d.outputs * d.inputs);
         let all = weights + d.bias.as_ref().map_or(0, |_| d.outputs);
         let to = |at: usize| if parts == 1 { self.gradient.at(d.weight.start + at) } else { self.parts.at(at) };
         let (of_g, of_x) = ([1, d.outputs], [1, d.inputs]);
         if d.by_output {
             let shape = Shape { m: d.outputs, n: d.inputs, inner: rows, a: of_g, b: [d.inputs, 1] };
-            self.product(&shape, [g.at(0), x.at(0), NONE, to(0)], parts, all, Finish::Set)?;
+            self.product(&shape, [g, x, NONE, to(0)], parts, all, Finish::Set)?;
         } else {
             let shape = Shape { m: d.inputs, n: d.outputs, inner: rows, a: of_x, b: [d.outputs, 1] };
-            self.product(&shape, [x.at(0), g.at(0), NONE, to(0)], parts, all, Finish::Set)?;
+            self.product(&shape, [x, g, NONE, to(0)], parts, all, Finish::Set)?;
         }
         if let Some(bias) = &d.bias {
             assert_eq!(bias.start, d.weight.start + weights, "a bias lies behind its weights");
             let sizes = [rows, d.outputs, parts, all].map(Argument::from);
-            self.each("columns", parts * d.outputs, &[&[g.at(0), to(weights)][..], &sizes].concat())?;
+            self.each("columns", parts * d.outputs, &[&[g, to(weights)][..], &sizes].concat())?;
         }
         if parts > 1 {
             self.sum_parts(all, parts, d.weight.start)?;
@@ -179,10 +180,10 @@ impl<T: Real> Launcher<T> {
     }
 
     /// Gradients from `to` on: sums of the columns of `x [rows, columns]`.
-    pub(crate) fn sum_columns(&self, rows: usize, columns: usize, x: &Memory<T>, to: usize) -> Result<()> {
+    pub(crate) fn sum_columns(&self, rows: usize, columns: usize, x: impl Into<Argument>, to: usize) -> Result<()> {
         let parts = Self::column_parts(rows);
         let sizes = [rows, columns, parts, columns].map(Argument::from);
-        self.each("columns", parts * columns, &[&[x.at(0), self.parts.at(0)][..], &sizes].concat())?;
+        self.each("columns", parts * columns, &[&[x.into(), self.parts.at(0)][..], &sizes].concat())?;
         self.sum_parts(columns, parts, to)
     }
 

@@ -43,7 +43,7 @@ pub(super) struct TrainFlags {
     /// Steps of all networks together, instead of the recipe's
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<u64>,
-    /// Where pseudo-force fields and conformer models (aPE, rPE) are trained: cpu, cuda or cuda:N [default: the recipe's, else cpu]
+    /// Where pseudo-force fields and conformer models are trained: cpu, cuda or cuda:N [default: the recipe's, else cpu]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<DeviceSpec>,
     /// Directory for everything that is written [default: the recipe's, else scorefield-train]

@@ -111,6 +111,12 @@ impl Argument {
     pub const NOWHERE: Argument = Argument::Address(0);
 }
 
+impl<T: Element> From<&Memory<T>> for Argument {
+    fn from(memory: &Memory<T>) -> Self {
+        memory.at(0)
+    }
+}
+
 impl From<usize> for Argument {
     fn from(n: usize) -> Self {
         Argument::Int(n as i32)

@@ -227,7 +227,7 @@ impl<T: SimdReal + Root> Trainer<T> {
         Self::with(plan, data, layout, machine)
     }
 
-    /// The same on a device, for aPE and rPE: rows are made here, all else happens there. Parameters are those of [`Trainer::new`] but for
+    /// The same on a device: rows are made here, all else happens there. Parameters are those of [`Trainer::new`] but for
     /// rounding.
     ///
     /// # Errors
@@ -544,10 +544,12 @@ mod tests {
 
     #[test]
     fn training_on_a_device_is_that_of_this_machine() {
-        for (variant, blocks) in [(Variant::Ape, 2), (Variant::Rpe, 1)] {
-            let config = DitmcConfig { variant, blocks, conditioner_layers: 2, ..plan().config };
+        for (variant, blocks, degree) in
+            [(Variant::Ape, 2, 1), (Variant::Rpe, 1, 1), (Variant::Pe3, 2, 1), (Variant::Pe3, 3, 2), (Variant::Pe3, 2, 0)]
+        {
+            let config = DitmcConfig { variant, blocks, degree, conditioner_layers: 2, ..plan().config };
             // Enough rows for sums in parts.
-            let plan = Plan { config, batch: if blocks == 2 { 40 } else { 5 }, ..plan() };
+            let plan = Plan { config, batch: if variant == Variant::Ape { 40 } else { 5 }, ..plan() };
             // One order of the emulator's threads; the test below has the others.
             for device in testing::devices().into_iter().skip(2) {
                 let [here, there] = on_both::<f64>(&device, &plan);
@@ -565,21 +567,24 @@ mod tests {
 
     #[test]
     fn training_on_a_device_has_the_same_bits_in_any_order_and_after_interruptions() {
-        let run = |order: Order, stop: u64| {
-            let new = || Trainer::<f32>::on(&Device::emulated(order), plan(), data(Vocabulary::Qm9)).unwrap();
-            let mut t = new();
-            for step in 0..3 {
-                if step == stop {
-                    let saved = t.save(serde_json::json!(null)).unwrap();
-                    t = new();
-                    t.restore(saved, std::path::Path::new("state")).unwrap();
+        for variant in [Variant::Ape, Variant::Pe3] {
+            let plan = Plan { config: DitmcConfig { variant, ..plan().config }, batch: 3, ..plan() };
+            let run = |order: Order, stop: u64| {
+                let new = || Trainer::<f32>::on(&Device::emulated(order), plan.clone(), data(Vocabulary::Qm9)).unwrap();
+                let mut t = new();
+                for step in 0..3 {
+                    if step == stop {
+                        let saved = t.save(serde_json::json!(null)).unwrap();
+                        t = new();
+                        t.restore(saved, std::path::Path::new("state")).unwrap();
+                    }
+                    assert!(t.step().unwrap());
                 }
-                assert!(t.step().unwrap());
-            }
-            t.averaged().unwrap()
-        };
-        let plain = run(Order::Forwards, 9);
-        assert!(plain == run(Order::Backwards, 1) && plain == run(Order::Shuffled, 9));
+                t.averaged().unwrap()
+            };
+            let plain = run(Order::Forwards, 9);
+            assert!(plain == run(Order::Backwards, 1) && plain == run(Order::Shuffled, 9), "{variant:?}");
+        }
     }
 
     #[test]
@@ -590,11 +595,7 @@ mod tests {
     #[test]
     fn what_has_no_kernels_is_refused() {
         let config = plan().config;
-        for config in [
-            DitmcConfig { self_conditioning: true, ..config.clone() },
-            DitmcConfig { guidance: true, ..config.clone() },
-            DitmcConfig { variant: Variant::Pe3, ..config },
-        ] {
+        for config in [DitmcConfig { self_conditioning: true, ..config.clone() }, DitmcConfig { guidance: true, ..config }] {
             let plan = Plan { config, ..plan() };
             let refused = Trainer::<f32>::on(&Device::emulated(Order::Forwards), plan, data(Vocabulary::Qm9)).map(|_| ()).unwrap_err();
             assert!(refused.to_string().contains("train it on the cpu"), "{refused}");

@@ -2,6 +2,7 @@
 
 use super::super::config::{BONDS, DitmcConfig, HOPS, Variant};
 use super::super::context::GraphContext;
+use super::super::equivariant::{COMPONENTS, PairRows, RADIAL, basis};
 use crate::matrix::{PAD, padded};
 use scorefield_integrators::simd::SimdReal;
 
@@ -85,6 +86,11 @@ pub(in super::super) struct Structures<T> {
     pub(super) hop_of: Vec<i32>,
     /// Pairs by their rows of the table of hops.
     pub(super) by_hops: Segments,
+    /// PE(3): both directions of a pair share a row, whose number is −1 − row where it is turned round; `hop_of` and `by_hops` are of rows.
+    /// Atoms of each row, radial functions `[R, 64]`, harmonics `[R, (L + 1)²]`.
+    pub(super) row_ends: Vec<i32>,
+    pub(super) radial: Vec<T>,
+    pub(super) harmonics: Vec<T>,
 }
 
 impl<T: SimdReal> Structures<T> {
@@ -94,6 +100,8 @@ impl<T: SimdReal> Structures<T> {
         let (mut first, mut structure, mut types, mut times) = (vec![0], Vec::new(), Vec::new(), Vec::new());
         let (mut nodes, mut positions, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
         let (mut bonds, mut pairs, mut atoms, mut hop_of, mut most) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), 0);
+        let (equivariant, degree) = (config.variant == Variant::Pe3, config.degree.max(1));
+        let (mut row_ends, mut turned, mut radial, mut harmonics) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (s, (graph, time, x)) in all.enumerate() {
             let (n, begin) = (graph.len(), types.len() as i32);
             times.push(T::from_f64(config.time_embedding.of(time)));
@@ -115,7 +123,26 @@ impl<T: SimdReal> Structures<T> {
                 atoms.extend([pair + i * n as i32, begin, n as i32]);
                 pairs.extend((0..n as i32).flat_map(|j| [begin + i, begin + j]));
             }
-            hop_of.extend(graph.hops.iter().map(|&h| i32::from(h)));
+            if equivariant {
+                let first = row_ends.len() as i32 / 2;
+                let table = PairRows { atoms: n, directed: false };
+                let (mut b, mut y) = ([0.0; RADIAL], [0.0; COMPONENTS]);
+                for (i, j) in table.pairs() {
+                    row_ends.extend([begin + i as i32, begin + j as i32]);
+                    hop_of.push(i32::from(graph.hops[i * n + j]));
+                    basis::pair(degree, std::array::from_fn(|a| x[3 * j + a] - x[3 * i + a]), &mut b, &mut y);
+                    radial.extend(b.iter().map(|&b| T::from_f64(b)));
+                    harmonics.extend(y[..(degree + 1).pow(2)].iter().map(|&y| T::from_f64(y)));
+                }
+                for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                    // What an atom has with itself is never read.
+                    let (row, reversed) = if i == j { (0, false) } else { table.row(i, j) };
+                    let row = first + row as i32;
+                    turned.push(if reversed { -1 - row } else { row });
+                }
+            } else {
+                hop_of.extend(graph.hops.iter().map(|&h| i32::from(h)));
+            }
             most = most.max(graph.most_hops);
             first.push(types.len() as i32);
         }
@@ -124,8 +151,9 @@ impl<T: SimdReal> Structures<T> {
         hops.extend(1..=most as i32);
         let rows = match config.variant {
             Variant::Ape => hop_of.clone(),
+            Variant::Pe3 => turned,
             // Every pair has its own.
-            _ => (0..hop_of.len() as i32).collect(),
+            Variant::Rpe => (0..hop_of.len() as i32).collect(),
         };
         Structures {
             arriving: lists(ends.iter().map(|b| b[1]), types.len()),
@@ -144,7 +172,15 @@ impl<T: SimdReal> Structures<T> {
             atoms,
             rows,
             hop_of,
+            row_ends,
+            radial,
+            harmonics,
         }
+    }
+
+    /// Rows of pairs (PE(3)).
+    pub(super) fn rows(&self) -> usize {
+        self.row_ends.len() / 2
     }
 
     pub(in super::super) fn count(&self) -> usize {

@@ -24,10 +24,10 @@ pub(super) fn radial(r: f64, b: &mut [f64; RADIAL]) {
 
 /// Which row of a structure's table a pair has, and whether the row is that of the sender seen from the receiver turned round.
 #[derive(Clone, Copy)]
-pub(super) struct PairRows {
-    pub(super) atoms: usize,
+pub(in super::super) struct PairRows {
+    pub(in super::super) atoms: usize,
     /// Both directions have rows of their own.
-    pub(super) directed: bool,
+    pub(in super::super) directed: bool,
 }
 
 impl PairRows {
@@ -36,7 +36,7 @@ impl PairRows {
     }
 
     #[inline(always)]
-    pub(super) fn row(&self, receiver: usize, sender: usize) -> (usize, bool) {
+    pub(in super::super) fn row(&self, receiver: usize, sender: usize) -> (usize, bool) {
         if self.directed {
             return (receiver * self.atoms + sender, false);
         }
@@ -45,14 +45,14 @@ impl PairRows {
     }
 
     /// Receiver and sender of every row.
-    pub(super) fn pairs(self) -> impl Iterator<Item = (usize, usize)> {
+    pub(in super::super) fn pairs(self) -> impl Iterator<Item = (usize, usize)> {
         let n = self.atoms;
         (0..n).flat_map(move |i| (if self.directed { 0 } else { i + 1 }..n).map(move |j| (i, j)))
     }
 }
 
 /// Radial functions and harmonics of a pair with the displacement `d` from receiver to sender (Å).
-pub(super) fn pair(degree: usize, d: [f64; 3], b: &mut [f64; RADIAL], y: &mut [f64; COMPONENTS]) {
+pub(in super::super) fn pair(degree: usize, d: [f64; 3], b: &mut [f64; RADIAL], y: &mut [f64; COMPONENTS]) {
     let r = (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]).sqrt();
     radial(r, b);
     let inverse = if r > 0.0 { 1.0 / r } else { 0.0 };

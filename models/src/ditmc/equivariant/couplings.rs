@@ -8,7 +8,7 @@
 /// Highest degree.
 pub(super) const MOST: usize = 2;
 /// Components of all degrees.
-pub(super) const COMPONENTS: usize = (MOST + 1) * (MOST + 1);
+pub(in super::super) const COMPONENTS: usize = (MOST + 1) * (MOST + 1);
 
 /// Entry `at` (axes) of the basis tensor `m` of degree `l`.
 fn entry(l: usize, m: usize, at: &[usize]) -> f64 {

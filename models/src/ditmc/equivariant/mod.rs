@@ -7,7 +7,7 @@
 
 mod attention;
 mod backward;
-mod basis;
+pub(super) mod basis;
 mod couplings;
 mod device;
 mod kernels;
@@ -15,7 +15,10 @@ mod places;
 mod plan;
 mod transformer;
 
-pub(super) use places::Places;
+pub(super) use basis::PairRows;
+pub(super) use couplings::COMPONENTS;
+pub(super) use places::{BlockPlaces, Irrep, Places, RADIAL};
+pub(super) use plan::Plan;
 pub(super) use transformer::{Parameters, Work};
 
 #[cfg(test)]

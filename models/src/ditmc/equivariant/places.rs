@@ -5,26 +5,26 @@ use super::super::layout::{Builder, DensePlace, NormPlace, PerceptronPlace, Star
 use std::ops::Range;
 
 /// Radial functions.
-pub(super) const RADIAL: usize = 64;
+pub(in super::super) const RADIAL: usize = 64;
 /// Features of an embedded number of hops.
 const PAIR_FEATURES: usize = 128;
 
 /// A kind of features: degree l, parity p (0 even, 1 odd).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Irrep {
-    pub(super) parity: usize,
-    pub(super) degree: usize,
+pub(in super::super) struct Irrep {
+    pub(in super::super) parity: usize,
+    pub(in super::super) degree: usize,
     /// Components of the irreps before it.
-    pub(super) first: usize,
+    pub(in super::super) first: usize,
 }
 
 impl Irrep {
     /// Components.
-    pub(super) fn rows(&self) -> usize {
+    pub(in super::super) fn rows(&self) -> usize {
         2 * self.degree + 1
     }
 
-    pub(super) fn is_scalar(&self) -> bool {
+    pub(in super::super) fn is_scalar(&self) -> bool {
         self.parity == 0 && self.degree == 0
     }
 
@@ -35,51 +35,51 @@ impl Irrep {
 
 /// A block of the transformer.
 #[derive(Clone, Debug)]
-pub(super) struct BlockPlaces {
+pub(in super::super) struct BlockPlaces {
     /// What it reads, what its messages are of, and what there is after it.
-    pub(super) inputs: Vec<Irrep>,
-    pub(super) messages: Vec<Irrep>,
-    pub(super) features: Vec<Irrep>,
-    pub(super) norm: NormPlace,
+    pub(in super::super) inputs: Vec<Irrep>,
+    pub(in super::super) messages: Vec<Irrep>,
+    pub(in super::super) features: Vec<Irrep>,
+    pub(in super::super) norm: NormPlace,
     /// Columns: γ₁ of the inputs, β₁, α₁ and γ₂ of the features, β₂, α₂ of the features.
-    pub(super) modulation: DensePlace,
+    pub(in super::super) modulation: DensePlace,
     /// Query, key and value beside each other, of each input.
-    pub(super) qkv: Vec<DensePlace>,
+    pub(in super::super) qkv: Vec<DensePlace>,
     /// `[RADIAL, inputs · F]`.
-    pub(super) relative: DensePlace,
+    pub(in super::super) relative: DensePlace,
     /// Of each degree `[RADIAL, F]`.
-    pub(super) filters: Vec<DensePlace>,
+    pub(in super::super) filters: Vec<DensePlace>,
     /// Weight of every path and channel, κ `[filter, parity, degree, parity, degree, F]`.
-    pub(super) kappa: Range<usize>,
+    pub(in super::super) kappa: Range<usize>,
     /// Sizes of κ's axes but the last.
-    pub(super) kappa_shape: [usize; 5],
-    pub(super) out: Vec<DensePlace>,
-    pub(super) perceptrons: Vec<PerceptronPlace>,
+    pub(in super::super) kappa_shape: [usize; 5],
+    pub(in super::super) out: Vec<DensePlace>,
+    pub(in super::super) perceptrons: Vec<PerceptronPlace>,
 }
 
 impl BlockPlaces {
     /// First column of the modulation's parts, in units of F.
-    pub(super) fn gamma1(&self) -> usize {
+    pub(in super::super) fn gamma1(&self) -> usize {
         0
     }
-    pub(super) fn beta1(&self) -> usize {
+    pub(in super::super) fn beta1(&self) -> usize {
         self.inputs.len()
     }
-    pub(super) fn alpha1(&self) -> usize {
+    pub(in super::super) fn alpha1(&self) -> usize {
         self.inputs.len() + 1
     }
-    pub(super) fn gamma2(&self) -> usize {
+    pub(in super::super) fn gamma2(&self) -> usize {
         self.alpha1() + self.features.len()
     }
-    pub(super) fn beta2(&self) -> usize {
+    pub(in super::super) fn beta2(&self) -> usize {
         self.gamma2() + self.features.len()
     }
-    pub(super) fn alpha2(&self) -> usize {
+    pub(in super::super) fn alpha2(&self) -> usize {
         self.beta2() + 1
     }
 
     /// Where the update of feature `k` comes from: the first block's has one parity and goes to both.
-    pub(super) fn source(&self, k: usize) -> usize {
+    pub(in super::super) fn source(&self, k: usize) -> usize {
         k % self.messages.len()
     }
 }
@@ -88,16 +88,16 @@ impl BlockPlaces {
 #[derive(Clone, Debug)]
 pub(in super::super) struct Places {
     /// Highest degree anywhere.
-    pub(super) degree: usize,
+    pub(in super::super) degree: usize,
     /// `[HOPS, 128]`, or one row for atoms without bond.
-    pub(super) pair_embedding: Range<usize>,
+    pub(in super::super) pair_embedding: Range<usize>,
     /// From a pair's token to the gate of every degree and radial function.
-    pub(super) gate: PerceptronPlace,
-    pub(super) blocks: Vec<BlockPlaces>,
-    pub(super) readout_norm: NormPlace,
+    pub(in super::super) gate: PerceptronPlace,
+    pub(in super::super) blocks: Vec<BlockPlaces>,
+    pub(in super::super) readout_norm: NormPlace,
     /// Columns: the scale of every degree, then a shift of scalars that nothing reads.
-    pub(super) readout_modulation: DensePlace,
-    pub(super) readout: DensePlace,
+    pub(in super::super) readout_modulation: DensePlace,
+    pub(in super::super) readout: DensePlace,
 }
 
 impl Places {

@@ -9,37 +9,37 @@ use super::places::{BlockPlaces, Irrep};
 use scorefield_integrators::Real;
 
 /// A coupling of a filter's degree and a value's to a message's.
-pub(super) struct Path {
-    pub(super) filter: usize,
-    pub(super) value: Irrep,
+pub(in super::super) struct Path {
+    pub(in super::super) filter: usize,
+    pub(in super::super) value: Irrep,
     /// Row of κ.
-    pub(super) kappa: usize,
+    pub(in super::super) kappa: usize,
     /// First accumulator, one for each component.
-    pub(super) first: usize,
-    pub(super) message: Irrep,
+    pub(in super::super) first: usize,
+    pub(in super::super) message: Irrep,
 }
 
 /// What one component of a value adds through one filter.
-pub(super) struct Group {
-    pub(super) filter: usize,
-    pub(super) value: Irrep,
+pub(in super::super) struct Group {
+    pub(in super::super) filter: usize,
+    pub(in super::super) value: Irrep,
     /// Component of the value.
-    pub(super) component: usize,
+    pub(in super::super) component: usize,
     /// Accumulators, and the numbers of their coefficients.
-    pub(super) targets: Vec<(usize, usize)>,
+    pub(in super::super) targets: Vec<(usize, usize)>,
 }
 
 /// A block's products.
-pub(super) struct Plan<T> {
-    pub(super) paths: Vec<Path>,
-    pub(super) groups: Vec<Group>,
-    pub(super) accumulators: usize,
+pub(in super::super) struct Plan<T> {
+    pub(in super::super) paths: Vec<Path>,
+    pub(in super::super) groups: Vec<Group>,
+    pub(in super::super) accumulators: usize,
     /// Of each coefficient its terms: a harmonic, and what it is multiplied with.
     coefficients: Vec<Vec<(usize, T)>>,
 }
 
 impl<T: Real> Plan<T> {
-    pub(super) fn new(block: &BlockPlaces) -> Self {
+    pub(in super::super) fn new(block: &BlockPlaces) -> Self {
         let mut plan = Plan { paths: Vec::new(), groups: Vec::new(), accumulators: 0, coefficients: Vec::new() };
         let [_, parities, degrees_in, message_parities, degrees_out] = block.kappa_shape;
         let mut known: Vec<([usize; 5], usize)> = Vec::new();
@@ -88,14 +88,19 @@ impl<T: Real> Plan<T> {
         plan
     }
 
+    /// The terms of every coefficient.
+    pub(in super::super) fn terms(&self) -> &[Vec<(usize, T)>] {
+        &self.coefficients
+    }
+
     /// Numbers that [`Plan::coefficients`] fills.
-    pub(super) fn coefficients_len(&self) -> usize {
+    pub(in super::super) fn coefficients_len(&self) -> usize {
         self.coefficients.len()
     }
 
     /// Coefficients of a pair from its harmonics; `reversed`: those of the opposite direction.
     #[inline(always)]
-    pub(super) fn coefficients(&self, harmonics: &[T], reversed: bool, to: &mut [T]) {
+    pub(in super::super) fn coefficients(&self, harmonics: &[T], reversed: bool, to: &mut [T]) {
         let mut y = [T::default(); COMPONENTS];
         y[..harmonics.len()].copy_from_slice(harmonics);
         if reversed {

@@ -90,7 +90,7 @@ impl<T: SimdReal + Root> OnDevice<T> {
     fn find_losses(&self, batch: &Batch<T>, seed: Argument) -> Result<()> {
         let (network, rows) = (&self.network, batch.rows.len());
         let arrays = [self.label.at(0), self.factor.at(0), seed, self.sums.at(0)];
-        network.launcher.each("losses", 3 * rows, &[&network.vectors(&batch.structures)[..], &arrays].concat())
+        network.launcher().each("losses", 3 * rows, &[&network.vectors(&batch.structures)[..], &arrays].concat())
     }
 
     /// The losses of a batch, once the device has them.
@@ -109,9 +109,9 @@ impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
     fn losses(&mut self, plan: &Plan, data: &Conformers, rows: Rows) -> Result<Sums> {
         let batch = Batch::new(plan, data, rows);
         self.upload(&batch)?;
-        self.moments.swap_average(&mut self.network.launcher);
+        self.moments.swap_average(self.network.launcher_mut());
         let launched = self.network.forward(&batch.structures).and_then(|()| self.find_losses(&batch, Argument::NOWHERE));
-        self.moments.swap_average(&mut self.network.launcher);
+        self.moments.swap_average(self.network.launcher_mut());
         launched?;
         self.fetch(plan, &batch)
     }
@@ -127,7 +127,7 @@ impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
         network.forward(&batch.structures)?;
         self.find_losses(&batch, network.seed(&batch.structures)?)?;
         network.backward(&batch.structures, &self.elements)?;
-        self.moments.square(&network.launcher)?;
+        self.moments.square(network.launcher())?;
         // While the device works.
         if step + 1 < plan.rate.steps {
             self.ready = Some((step + 1, Batch::new(plan, data, Rows::Training { step: step + 1 })));
@@ -138,14 +138,14 @@ impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
 
     fn follow(&mut self, plan: &Plan, step: u64, rate: f64, norm: f64) -> Result<()> {
         let how = Following { adam: plan.adam, clip: plan.clip, ema: plan.ema, step, rate, norm };
-        self.moments.follow(&self.network.launcher, how)
+        self.moments.follow(self.network.launcher(), how)
     }
 
     fn read(&self, what: Kept) -> Result<Vec<T>> {
-        self.moments.read(&self.network.launcher, what)
+        self.moments.read(self.network.launcher(), what)
     }
 
     fn write(&mut self, what: Kept, values: &[T]) -> Result<()> {
-        self.moments.write(&self.network.launcher, what, values)
+        self.moments.write(self.network.launcher(), what, values)
     }
 }

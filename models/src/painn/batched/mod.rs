@@ -342,14 +342,14 @@ impl<T: SimdReal> DeviceNetwork<T> {
         self.launcher.each("embed", atoms * f, &[&arrays[..], &[atoms.into(), f.into()]].concat())?;
         for (l, (places, now)) in self.places.iter().zip(&self.layers).enumerate() {
             let Features { q, mu } = &self.features[l];
-            self.launcher.apply(&places.context[0], atoms, q, &now.context_after, Finish::Swish(&now.context))?;
+            self.launcher.apply(&places.context[0], atoms, q, &now.context_after, Finish::Swish(now.context.at(0)))?;
             self.launcher.apply(&places.context[1], atoms, &now.context_after, &now.x, Finish::Set)?;
             self.filters(l, batch.pairs())?;
             let arrays = [&self.filter, &now.x, q, mu, &now.cat, &now.middle].map(|m| m.at(0));
             self.launcher.each("messages", atoms * f, &[&self.pairs()[..], &arrays, &[atoms.into(), f.into()]].concat())?;
             self.launcher.apply(&places.mix, 3 * atoms, &now.middle, &now.vw, Finish::Set)?;
             self.concatenate(atoms, [f, f, 2 * f], None, &now.vw, &now.cat)?;
-            self.launcher.apply(&places.mixing[0], atoms, &now.cat, &now.hidden_after, Finish::Swish(&now.hidden))?;
+            self.launcher.apply(&places.mixing[0], atoms, &now.cat, &now.hidden_after, Finish::Swish(now.hidden.at(0)))?;
             self.launcher.apply(&places.mixing[1], atoms, &now.hidden_after, &now.a, Finish::Set)?;
             self.mix("mix", l, 0, atoms)?;
         }
@@ -357,7 +357,7 @@ impl<T: SimdReal> DeviceNetwork<T> {
             let Features { q, mu } = &self.features[self.config.layers + k];
             self.launcher.apply(&places.mix, 3 * atoms, mu, &now.vw, Finish::Set)?;
             self.concatenate(atoms, places.widths(), Some(q), &now.vw, &now.cat)?;
-            self.launcher.apply(&places.first, atoms, &now.cat, &now.hidden_after, Finish::Swish(&now.hidden))?;
+            self.launcher.apply(&places.first, atoms, &now.cat, &now.hidden_after, Finish::Swish(now.hidden.at(0)))?;
             self.launcher.apply(&places.second, atoms, &now.hidden_after, &now.o, Finish::Set)?;
             self.gate("gate", k, 0, atoms, places.widths()[1])?;
         }
@@ -372,7 +372,7 @@ impl<T: SimdReal> DeviceNetwork<T> {
         for (k, (places, now)) in self.blocks.iter().zip(&self.head).enumerate().rev() {
             let [n, m, _] = places.widths();
             self.gate("gate_back_o", k, turn, atoms, m)?;
-            self.launcher.back(&places.second, atoms, &back.ga, &back.gs, Finish::SwishSlope(&now.hidden))?;
+            self.launcher.back(&places.second, atoms, &back.ga, &back.gs, Finish::SwishSlope(now.hidden.at(0)))?;
             self.launcher.back(&places.first, atoms, &back.gs, &back.gcat, Finish::Set)?;
             self.launcher.gradient(&places.second, atoms, &back.ga, &now.hidden_after)?;
             self.launcher.gradient(&places.first, atoms, &back.gs, &now.cat)?;
@@ -385,7 +385,7 @@ impl<T: SimdReal> DeviceNetwork<T> {
             let Features { q, mu } = &self.features[l];
             let gmu = &back.gmu[turn];
             self.mix("mix_back_a", l, turn, atoms)?;
-            self.launcher.back(&places.mixing[1], atoms, &back.ga, &back.gs, Finish::SwishSlope(&now.hidden))?;
+            self.launcher.back(&places.mixing[1], atoms, &back.ga, &back.gs, Finish::SwishSlope(now.hidden.at(0)))?;
             self.launcher.back(&places.mixing[0], atoms, &back.gs, &back.gcat, Finish::Set)?;
             self.launcher.gradient(&places.mixing[1], atoms, &back.ga, &now.hidden_after)?;
             self.launcher.gradient(&places.mixing[0], atoms, &back.gs, &now.cat)?;
@@ -399,7 +399,7 @@ impl<T: SimdReal> DeviceNetwork<T> {
             turn = 1 - turn;
             let arrays = [&self.filter, &now.x, mu, &back.gq[0], gmu, &back.ga, &back.gmu[turn]].map(|m| m.at(0));
             self.launcher.each("messages_back", atoms * f, &[&self.pairs()[..], &arrays, &[atoms.into(), f.into()]].concat())?;
-            self.launcher.back(&places.context[1], atoms, &back.ga, &back.gs, Finish::SwishSlope(&now.context))?;
+            self.launcher.back(&places.context[1], atoms, &back.ga, &back.gs, Finish::SwishSlope(now.context.at(0)))?;
             self.launcher.back(&places.context[0], atoms, &back.gs, &back.gq[0], Finish::Add)?;
             self.launcher.gradient(&places.context[1], atoms, &back.ga, &now.context_after)?;
             self.launcher.gradient(&places.context[0], atoms, &back.gs, q)?;
