@@ -44,7 +44,7 @@ pub(crate) enum Finish {
 }
 
 /// A dense layer: where its numbers lie among the parameters, and padded widths.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Dense {
     pub(crate) weight: Range<usize>,
     pub(crate) bias: Option<Range<usize>>,
@@ -99,7 +99,7 @@ impl<T: Real> Launcher<T> {
             kernels: device.kernels::<T>(text)?,
             values: device.memory(parameters)?,
             gradient: device.memory(parameters)?,
-            parts: device.memory(0)?,
+            parts: Memory::default(),
             device: device.clone(),
         })
     }

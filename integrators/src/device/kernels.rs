@@ -8,9 +8,10 @@ use crate::error::Result;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// Numbers on a device.
+/// Numbers on a device; by default none, nowhere.
+#[derive(Default)]
 pub struct Memory<T> {
-    buffer: Buffer,
+    buffer: Option<Buffer>,
     len: usize,
     of: PhantomData<T>,
 }
@@ -21,7 +22,7 @@ impl Device {
     /// # Errors
     /// Where the device has no memory left.
     pub fn memory<T: Element>(&self, len: usize) -> Result<Memory<T>> {
-        Ok(Memory { buffer: self.buffer(len * size_of::<T>())?, len, of: PhantomData })
+        Ok(Memory { buffer: Some(self.buffer(len * size_of::<T>())?), len, of: PhantomData })
     }
 
     /// Memory that holds `values`.
@@ -74,7 +75,8 @@ impl<T: Element> Memory<T> {
     /// # Panics
     /// Where there are fewer.
     pub fn set(&self, values: &[T]) -> Result<()> {
-        self.buffer.upload(0, T::bytes(values))
+        assert!(values.len() <= self.len, "{} numbers for {}", values.len(), self.len);
+        self.buffer.as_ref().map_or(Ok(()), |buffer| buffer.upload(0, T::bytes(values)))
     }
 
     /// Copies the first of them here, after everything that was launched before.
@@ -85,13 +87,14 @@ impl<T: Element> Memory<T> {
     /// # Panics
     /// Where there are fewer.
     pub fn get(&self, values: &mut [T]) -> Result<()> {
-        self.buffer.download(0, T::bytes_mut(values))
+        assert!(values.len() <= self.len, "{} numbers of {}", values.len(), self.len);
+        self.buffer.as_ref().map_or(Ok(()), |buffer| buffer.download(0, T::bytes_mut(values)))
     }
 
     /// The address of number `at`, for a kernel.
     pub fn at(&self, at: usize) -> Argument {
         debug_assert!(at <= self.len, "{at} of {}", self.len);
-        Argument::Address(self.buffer.at() + (at * size_of::<T>()) as u64)
+        Argument::Address(self.buffer.as_ref().map_or(0, |buffer| buffer.at() + (at * size_of::<T>()) as u64))
     }
 }
 

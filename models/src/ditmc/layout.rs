@@ -37,7 +37,7 @@ pub(super) struct DensePlace {
 }
 
 /// Scale and bias of a layer norm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NormPlace {
     pub(super) scale: Range<usize>,
     pub(super) bias: Range<usize>,

@@ -20,6 +20,7 @@ impl From<&DensePlace> for Dense {
 }
 
 /// Two dense layers, and what lies between before and after the curve.
+#[derive(Default)]
 pub(super) struct Perceptron<T> {
     pub(super) first: Dense,
     pub(super) second: Dense,
@@ -29,9 +30,9 @@ pub(super) struct Perceptron<T> {
 }
 
 impl<T: SimdReal> Perceptron<T> {
-    pub(super) fn new(device: &Device, places: &PerceptronPlace, gelu: bool) -> Result<Self> {
+    pub(super) fn new(places: &PerceptronPlace, gelu: bool) -> Self {
         let [first, second] = places.each_ref().map(Dense::from);
-        Ok(Perceptron { first, second, gelu, hidden: device.memory(0)?, after: device.memory(0)? })
+        Perceptron { first, second, gelu, hidden: Memory::default(), after: Memory::default() }
     }
 
     pub(super) fn reserve(&mut self, device: &Device, rows: usize) -> Result<()> {
@@ -89,14 +90,9 @@ pub(super) struct Step<T> {
 }
 
 impl<T: SimdReal> Step<T> {
-    pub(super) fn new(device: &Device, perceptron: &PerceptronPlace, norm: &NormPlace) -> Result<Self> {
-        Ok(Step {
-            perceptron: Perceptron::new(device, perceptron, false)?,
-            norm: norm.clone(),
-            before: device.memory(0)?,
-            normed: device.memory(0)?,
-            after: device.memory(0)?,
-        })
+    pub(super) fn new(perceptron: &PerceptronPlace, norm: &NormPlace) -> Self {
+        let [before, normed, after] = Default::default();
+        Step { perceptron: Perceptron::new(perceptron, false), norm: norm.clone(), before, normed, after }
     }
 
     pub(super) fn reserve(&mut self, device: &Device, rows: usize, width: usize) -> Result<()> {
@@ -109,8 +105,9 @@ impl<T: SimdReal> Step<T> {
 }
 
 /// Structures on the device; see [`Structures`].
+#[derive(Default)]
 pub(super) struct Uploaded<T> {
-    ints: Vec<Memory<i32>>,
+    ints: [Memory<i32>; INTS],
     nodes: Memory<T>,
     pub(super) positions: Memory<T>,
     /// Of rows: radial functions, harmonics (PE(3)).
@@ -153,6 +150,12 @@ pub(super) struct Base<T> {
     /// Bonds and atoms of each layer of the conditioner.
     conditioner: Vec<[Step<T>; 2]>,
     time: Perceptron<T>,
+    pub(super) memory: Shared<T>,
+}
+
+/// Memory of what all networks compute.
+#[derive(Default)]
+pub(super) struct Shared<T> {
     waves: Memory<T>,
     time_tokens: Memory<T>,
     /// Of atoms, and their gradient.
@@ -172,40 +175,17 @@ pub(super) struct Base<T> {
 impl<T: SimdReal> Base<T> {
     /// All parameters are zero.
     pub(super) fn new(device: &Device, config: &DitmcConfig, layout: Arc<Layout>) -> Result<Self> {
-        let none = || device.memory::<T>(0);
-        let ints = || device.memory::<i32>(0);
-        let step = |perceptron, norm| Step::new(device, perceptron, norm);
+        let step = |perceptron, norm| Step::new(perceptron, norm);
+        let conditioner = layout.conditioner.iter().map(|l| [step(&l.edge, &l.edge_norm), step(&l.node, &l.node_norm)]);
         Ok(Base {
             launcher: Launcher::new(device, SOURCE, layout.len)?,
             config: config.clone(),
-            uploaded: Uploaded {
-                ints: (0..INTS).map(|_| Ok(ints()?)).collect::<Result<_>>()?,
-                nodes: none()?,
-                positions: none()?,
-                radial: none()?,
-                harmonics: none()?,
-                kinds: none()?,
-                times: none()?,
-            },
-            nodes: step(&layout.nodes.perceptron, &layout.nodes.norm)?,
-            edges: step(&layout.edges.perceptron, &layout.edges.norm)?,
-            conditioner: layout
-                .conditioner
-                .iter()
-                .map(|l| Ok([step(&l.edge, &l.edge_norm)?, step(&l.node, &l.node_norm)?]))
-                .collect::<Result<_>>()?,
-            time: Perceptron::new(device, &layout.time, false)?,
-            waves: none()?,
-            time_tokens: none()?,
-            tokens: none()?,
-            gradient: none()?,
-            wide: [none()?, none()?, none()?, none()?],
-            gatoms: none()?,
-            gbonds: none()?,
-            gtimes: none()?,
-            gwaves: none()?,
-            parts: none()?,
-            segments: [ints()?, ints()?],
+            uploaded: Uploaded::default(),
+            nodes: step(&layout.nodes.perceptron, &layout.nodes.norm),
+            edges: step(&layout.edges.perceptron, &layout.edges.norm),
+            conditioner: conditioner.collect(),
+            time: Perceptron::new(&layout.time, false),
+            memory: Shared::default(),
             layout,
         })
     }
@@ -244,8 +224,8 @@ impl<T: SimdReal> Base<T> {
         for (to, from) in self.uploaded.ints.iter_mut().zip(ints) {
             copy(device, to, from)?;
         }
-        copy(device, &mut self.segments[0], segments)?;
-        copy(device, &mut self.segments[1], first)?;
+        copy(device, &mut self.memory.segments[0], segments)?;
+        copy(device, &mut self.memory.segments[1], first)?;
         let u = &mut self.uploaded;
         for (to, from) in [
             (&mut u.nodes, &s.nodes),
@@ -267,21 +247,21 @@ impl<T: SimdReal> Base<T> {
         }
         self.time.reserve(device, count)?;
         for (memory, n) in [
-            (&mut self.waves, count * waves),
-            (&mut self.time_tokens, count * f),
-            (&mut self.tokens, atoms * f),
-            (&mut self.gradient, atoms * f),
-            (&mut self.gatoms, atoms * f),
-            (&mut self.gbonds, bonds * f),
-            (&mut self.gtimes, count * f),
-            (&mut self.gwaves, count * waves),
-            (&mut self.parts, s.by_hops.count() * columns),
+            (&mut self.memory.waves, count * waves),
+            (&mut self.memory.time_tokens, count * f),
+            (&mut self.memory.tokens, atoms * f),
+            (&mut self.memory.gradient, atoms * f),
+            (&mut self.memory.gatoms, atoms * f),
+            (&mut self.memory.gbonds, bonds * f),
+            (&mut self.memory.gtimes, count * f),
+            (&mut self.memory.gwaves, count * waves),
+            (&mut self.memory.parts, s.by_hops.count() * columns),
         ] {
             memory.reserve(device, n)?;
         }
         // Three tokens of a bond, two of an atom.
         let wide = wide.max(3 * bonds * f).max(2 * atoms * f).max(count * f);
-        for memory in &mut self.wide {
+        for memory in &mut self.memory.wide {
             memory.reserve(device, wide)?;
         }
         let perceptrons = [(&self.time, count), (&self.nodes.perceptron, atoms), (&self.edges.perceptron, bonds)];
@@ -393,12 +373,12 @@ impl<T: SimdReal> Base<T> {
             node.perceptron.apply(on, atoms, &node.normed, &node.after)?;
         }
         let (h, _) = self.tokens_before(self.conditioner.len());
-        let waves = [self.uploaded.times.at(0), on.values.at(self.layout.frequencies.start), self.waves.at(0)];
+        let waves = [self.uploaded.times.at(0), on.values.at(self.layout.frequencies.start), self.memory.waves.at(0)];
         on.each("waves", s.count() * padded(f / 2), &[&waves[..], &[Argument::NOWHERE; 2], &self.wave_sizes(s)].concat())?;
-        self.time.apply(on, s.count(), &self.waves, &self.time_tokens)?;
-        on.each("clear", atoms * f, &[self.tokens.at(0), (atoms * f).into()])?;
-        self.curve("add", atoms * f, h, &self.tokens)?;
-        on.each("add_times", atoms * f, &self.times(s, &self.tokens, &self.time_tokens))
+        self.time.apply(on, s.count(), &self.memory.waves, &self.memory.time_tokens)?;
+        on.each("clear", atoms * f, &[self.memory.tokens.at(0), (atoms * f).into()])?;
+        self.curve("add", atoms * f, h, &self.memory.tokens)?;
+        on.each("add_times", atoms * f, &self.times(s, &self.memory.tokens, &self.memory.time_tokens))
     }
 
     fn wave_sizes(&self, s: &Structures<T>) -> [Argument; 3] {
@@ -424,11 +404,16 @@ impl<T: SimdReal> Base<T> {
         let sizes = [atoms, f, elements.len()].map(Argument::from);
         let types = [self.int(Int::Types), elements.at(0), g.at(0), on.gradient.at(self.layout.types.start)];
         on.each("elements_back", elements.len() * f, &[&types[..], &sizes].concat())?;
-        on.each("sum_times", s.count() * f, &self.times(s, &self.gradient, &self.gtimes))?;
-        self.time.back(on, s.count(), &self.gtimes, &self.waves, &self.wide[0], Some(&self.gwaves))?;
+        on.each("sum_times", s.count() * f, &self.times(s, &self.memory.gradient, &self.memory.gtimes))?;
+        self.time.back(on, s.count(), &self.memory.gtimes, &self.memory.waves, &self.memory.wide[0], Some(&self.memory.gwaves))?;
         let frequencies = self.layout.frequencies.start;
-        let waves =
-            [self.uploaded.times.at(0), on.values.at(frequencies), self.waves.at(0), self.gwaves.at(0), on.gradient.at(frequencies)];
+        let waves = [
+            self.uploaded.times.at(0),
+            on.values.at(frequencies),
+            self.memory.waves.at(0),
+            self.memory.gwaves.at(0),
+            on.gradient.at(frequencies),
+        ];
         on.each("waves_back", self.layout.frequencies.len(), &[&waves[..], &self.wave_sizes(s)].concat())?;
         self.condition_back(s)
     }
@@ -436,9 +421,9 @@ impl<T: SimdReal> Base<T> {
     /// The rest of the way back, from the gradient of the condition.
     fn condition_back(&self, s: &Structures<T>) -> Result<()> {
         let (atoms, bonds, f, on) = (s.atoms(), s.bonds(), self.features(), &self.launcher);
-        let (gh, ge, [gs, gnormed, gnode, gedge]) = (&self.gatoms, &self.gbonds, &self.wide);
+        let (gh, ge, [gs, gnormed, gnode, gedge]) = (&self.memory.gatoms, &self.memory.gbonds, &self.memory.wide);
         on.each("clear", atoms * f, &[gh.at(0), (atoms * f).into()])?;
-        self.curve("add", atoms * f, &self.gradient, gh)?;
+        self.curve("add", atoms * f, &self.memory.gradient, gh)?;
         on.each("clear", bonds * f, &[ge.at(0), (bonds * f).into()])?;
         let reads = [&self.bonds(s)[..], &[gnode, gedge, gh, ge].map(|m| m.at(0))].concat();
         for [edge, node] in self.conditioner.iter().rev() {
@@ -459,10 +444,10 @@ impl<T: SimdReal> Base<T> {
 
     /// `to[row · stride]` = the sum over pairs of each row of the table of hops.
     pub(super) fn sum_by_hops(&self, s: &Structures<T>, from: &Memory<T>, width: usize, to: Argument, stride: usize) -> Result<()> {
-        let (on, parts, count) = (&self.launcher, &self.parts, s.by_hops.count());
-        let arguments = [self.int(Int::Order), self.segments[0].at(0), from.at(0), parts.at(0), count.into(), width.into()];
+        let (on, parts, count) = (&self.launcher, &self.memory.parts, s.by_hops.count());
+        let arguments = [self.int(Int::Order), self.memory.segments[0].at(0), from.at(0), parts.at(0), count.into(), width.into()];
         on.each("segments", count * width, &arguments)?;
         let rows = s.hop_rows();
-        on.each("sum_segments", rows * width, &[self.segments[1].at(0), parts.at(0), to, rows.into(), width.into(), stride.into()])
+        on.each("sum_segments", rows * width, &[self.memory.segments[1].at(0), parts.at(0), to, rows.into(), width.into(), stride.into()])
     }
 }

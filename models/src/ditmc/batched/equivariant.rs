@@ -116,6 +116,12 @@ struct Block<T> {
     filters: Vec<Dense>,
     out: Vec<Dense>,
     perceptrons: Vec<[Dense; 2]>,
+    saved: SavedBlock<T>,
+}
+
+/// What a block leaves for the way back.
+#[derive(Default)]
+struct SavedBlock<T> {
     normed: Memory<T>,
     curved: Memory<T>,
     modulated: Memory<T>,
@@ -133,7 +139,6 @@ struct Block<T> {
 
 impl<T: SimdReal> Block<T> {
     fn new(device: &Device, places: &BlockPlaces) -> Result<Self> {
-        let none = || device.memory::<T>(0);
         Ok(Block {
             products: Products::new(device, places)?,
             modulation: (&places.modulation).into(),
@@ -143,19 +148,7 @@ impl<T: SimdReal> Block<T> {
             out: places.out.iter().map(Dense::from).collect(),
             perceptrons: places.perceptrons.iter().map(|p| p.each_ref().map(Dense::from)).collect(),
             places: places.clone(),
-            normed: none()?,
-            curved: none()?,
-            modulated: none()?,
-            x: none()?,
-            qkv_of: none()?,
-            weights: none()?,
-            sums: none()?,
-            messages: none()?,
-            attention: none()?,
-            middle: none()?,
-            x2: none()?,
-            hidden: none()?,
-            update: none()?,
+            saved: SavedBlock::default(),
         })
     }
 
@@ -175,6 +168,13 @@ pub(in super::super) struct EquivariantNetwork<T> {
     blocks: Vec<Block<T>>,
     /// Features before each block, and after the last.
     features: Vec<Memory<T>>,
+    saved: Saved<T>,
+    back: Back<T>,
+}
+
+/// What the network leaves for the way back, beside its blocks.
+#[derive(Default)]
+struct Saved<T> {
     hop_input: Memory<T>,
     gates: Memory<T>,
     gated: Memory<T>,
@@ -190,10 +190,10 @@ pub(in super::super) struct EquivariantNetwork<T> {
     vectors: Memory<T>,
     last_normed: Memory<T>,
     out: Memory<T>,
-    back: Back<T>,
 }
 
 /// Gradients.
+#[derive(Default)]
 struct Back<T> {
     out: Memory<T>,
     g: Memory<T>,
@@ -217,47 +217,15 @@ struct Back<T> {
 impl<T: SimdReal> EquivariantNetwork<T> {
     /// All parameters are zero.
     pub(super) fn new(device: &Device, config: &DitmcConfig, layout: Arc<Layout>, places: &Places) -> Result<Self> {
-        let none = || device.memory::<T>(0);
         Ok(EquivariantNetwork {
             base: Base::new(device, config, layout)?,
-            gate: Perceptron::new(device, &places.gate, false)?,
+            gate: Perceptron::new(&places.gate, false),
             readout_modulation: (&places.readout_modulation).into(),
             readout: (&places.readout).into(),
             blocks: places.blocks.iter().map(|b| Block::new(device, b)).collect::<Result<_>>()?,
-            features: (0..=config.blocks).map(|_| Ok(none()?)).collect::<Result<_>>()?,
-            hop_input: none()?,
-            gates: none()?,
-            gated: none()?,
-            relative: none()?,
-            filters: none()?,
-            coefficients: none()?,
-            opening: none()?,
-            opened: none()?,
-            readout_normed: none()?,
-            readout_before: none()?,
-            readout_modulated: none()?,
-            vectors: none()?,
-            last_normed: none()?,
-            out: none()?,
-            back: Back {
-                out: none()?,
-                g: none()?,
-                gx: none()?,
-                gqkv: none()?,
-                messages: none()?,
-                hidden: none()?,
-                opening: none()?,
-                relative: none()?,
-                filters: none()?,
-                gated: none()?,
-                rows: none()?,
-                gates: none()?,
-                tokens: none()?,
-                sums: none()?,
-                kappa: none()?,
-                slopes: none()?,
-                modulation: none()?,
-            },
+            features: (0..=config.blocks).map(|_| Memory::default()).collect(),
+            saved: Saved::default(),
+            back: Back::default(),
             places: places.clone(),
         })
     }
@@ -297,19 +265,19 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         for b in &mut self.blocks {
             let stride = b.stride();
             for (memory, n) in [
-                (&mut b.normed, atoms * f),
-                (&mut b.curved, atoms * f),
-                (&mut b.modulated, atoms * stride),
-                (&mut b.x, all * f),
-                (&mut b.qkv_of, 3 * all * f),
-                (&mut b.weights, pairs * heads),
-                (&mut b.sums, atoms * b.products.counts[1] * f),
-                (&mut b.messages, all * f),
-                (&mut b.attention, all * f),
-                (&mut b.middle, all * f),
-                (&mut b.x2, all * f),
-                (&mut b.hidden, all * wide),
-                (&mut b.update, all * f),
+                (&mut b.saved.normed, atoms * f),
+                (&mut b.saved.curved, atoms * f),
+                (&mut b.saved.modulated, atoms * stride),
+                (&mut b.saved.x, all * f),
+                (&mut b.saved.qkv_of, 3 * all * f),
+                (&mut b.saved.weights, pairs * heads),
+                (&mut b.saved.sums, atoms * b.products.counts[1] * f),
+                (&mut b.saved.messages, all * f),
+                (&mut b.saved.attention, all * f),
+                (&mut b.saved.middle, all * f),
+                (&mut b.saved.x2, all * f),
+                (&mut b.saved.hidden, all * wide),
+                (&mut b.saved.update, all * f),
             ] {
                 memory.reserve(device, n)?;
             }
@@ -321,20 +289,20 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         let token = self.gate.first.inputs;
         let b = &mut self.back;
         for (memory, n) in [
-            (&mut self.hop_input, hops * token),
-            (&mut self.gates, hops * gate),
-            (&mut self.gated, rows * gate),
-            (&mut self.relative, rows * inputs * f),
-            (&mut self.filters, rows * degrees * f),
-            (&mut self.coefficients, pairs * coefficients),
-            (&mut self.opening, atoms * wide),
-            (&mut self.opened, all * wide),
-            (&mut self.readout_normed, atoms * f),
-            (&mut self.readout_before, atoms * self.readout_modulation.outputs),
-            (&mut self.readout_modulated, atoms * self.readout_modulation.outputs),
-            (&mut self.vectors, 3 * atoms * f),
-            (&mut self.last_normed, 3 * atoms * f),
-            (&mut self.out, 3 * atoms * PAD),
+            (&mut self.saved.hop_input, hops * token),
+            (&mut self.saved.gates, hops * gate),
+            (&mut self.saved.gated, rows * gate),
+            (&mut self.saved.relative, rows * inputs * f),
+            (&mut self.saved.filters, rows * degrees * f),
+            (&mut self.saved.coefficients, pairs * coefficients),
+            (&mut self.saved.opening, atoms * wide),
+            (&mut self.saved.opened, all * wide),
+            (&mut self.saved.readout_normed, atoms * f),
+            (&mut self.saved.readout_before, atoms * self.readout_modulation.outputs),
+            (&mut self.saved.readout_modulated, atoms * self.readout_modulation.outputs),
+            (&mut self.saved.vectors, 3 * atoms * f),
+            (&mut self.saved.last_normed, 3 * atoms * f),
+            (&mut self.saved.out, 3 * atoms * PAD),
             (&mut b.out, 3 * atoms * PAD),
             (&mut b.g, all * f),
             (&mut b.gx, all * f),
@@ -384,7 +352,8 @@ impl<T: SimdReal> EquivariantNetwork<T> {
             let at = self.at(irrep, atoms, f);
             let (column, shift) = ((gamma + k) * f, beta * f);
             if irrep.is_scalar() {
-                let affine = Affine { scale: b.modulated.at(column), shift: b.modulated.at(shift), plus: 1.0, stride: b.stride() };
+                let affine =
+                    Affine { scale: b.saved.modulated.at(column), shift: b.saved.modulated.at(shift), plus: 1.0, stride: b.stride() };
                 let sizes = [atoms, f];
                 if back {
                     let gradients = [to.modulation.at(column), to.modulation.at(shift)];
@@ -394,7 +363,7 @@ impl<T: SimdReal> EquivariantNetwork<T> {
                 }
                 continue;
             }
-            let factor = b.modulated.at(column);
+            let factor = b.saved.modulated.at(column);
             if back {
                 let gradients = [y.at(at), to.g.at(at), to.modulation.at(column)];
                 self.scale("scale_back", [x.at(at), factor, Argument::NOWHERE], gradients, atoms, irrep.rows(), b.stride())?;
@@ -426,7 +395,7 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     ) -> Result<()> {
         let f = self.base.features();
         let [x, u, y] = forward;
-        let head = [b.modulated.at(alpha * f), x, u, y, gu[0], gu[1], self.back.modulation.at(alpha * f)];
+        let head = [b.saved.modulated.at(alpha * f), x, u, y, gu[0], gu[1], self.back.modulation.at(alpha * f)];
         let sizes = [atoms, f, b.stride(), rows, usize::from(add)].map(Argument::from);
         let threads = if kernel == "gate" { atoms * rows * f } else { atoms * f };
         self.base.launcher.each(kernel, threads, &[&head[..], &sizes].concat())
@@ -437,19 +406,19 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         let (atoms, f, on) = (s.atoms(), self.base.features(), &self.base.launcher);
         self.base.condition(s)?;
         for b in &self.blocks {
-            self.base.norm(self.base.learned(&b.places.norm), [atoms, f], &self.base.tokens, &b.normed)?;
-            self.base.curve("curve", atoms * f, &b.normed, &b.curved)?;
-            on.apply(&b.modulation, atoms, &b.curved, &b.modulated, Finish::Set)?;
+            self.base.norm(self.base.learned(&b.places.norm), [atoms, f], &self.base.memory.tokens, &b.saved.normed)?;
+            self.base.curve("curve", atoms * f, &b.saved.normed, &b.saved.curved)?;
+            on.apply(&b.modulation, atoms, &b.saved.curved, &b.saved.modulated, Finish::Set)?;
         }
         let wide = self.readout_modulation.outputs;
-        self.base.norm(self.base.learned(&self.places.readout_norm), [atoms, f], &self.base.tokens, &self.readout_normed)?;
-        on.apply(&self.readout_modulation, atoms, &self.readout_normed, &self.readout_before, Finish::Set)?;
-        self.base.curve("curve", atoms * wide, &self.readout_before, &self.readout_modulated)?;
+        self.base.norm(self.base.learned(&self.places.readout_norm), [atoms, f], &self.base.memory.tokens, &self.saved.readout_normed)?;
+        on.apply(&self.readout_modulation, atoms, &self.saved.readout_normed, &self.saved.readout_before, Finish::Set)?;
+        self.base.curve("curve", atoms * wide, &self.saved.readout_before, &self.saved.readout_modulated)?;
         // Gates of pairs.
         let (hops, token) = (s.hop_rows(), self.gate.first.inputs);
         let embedding = on.values.at(self.places.pair_embedding.start);
-        self.base.rows_of("take_rows", Int::Hops, [embedding, self.hop_input.at(0)], [hops, token], false)?;
-        self.gate.apply(on, hops, &self.hop_input, &self.gates)?;
+        self.base.rows_of("take_rows", Int::Hops, [embedding, self.saved.hop_input.at(0)], [hops, token], false)?;
+        self.gate.apply(on, hops, &self.saved.hop_input, &self.saved.gates)?;
         on.each("gated", s.rows() * self.degrees() * RADIAL, &self.gated_arguments(s))?;
         let types = [on.values.at(self.base.layout.types.start), self.features[0].at(0)];
         self.base.rows("take_rows", Int::Types, types, atoms, false)?;
@@ -459,30 +428,30 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         }
         let last = &self.features[self.blocks.len()];
         let n = 3 * atoms * f;
-        on.each("clear", n, &[self.vectors.at(0), n.into()])?;
+        on.each("clear", n, &[self.saved.vectors.at(0), n.into()])?;
         for parity in 0..2 {
-            self.base.curve("add", n, last.at(self.at(self.vector(parity), atoms, f)), &self.vectors)?;
+            self.base.curve("add", n, last.at(self.at(self.vector(parity), atoms, f)), &self.saved.vectors)?;
         }
-        let factor = self.readout_modulated.at(f);
-        self.scale("scale", [self.vectors.at(0), factor, self.last_normed.at(0)], [Argument::NOWHERE; 3], atoms, 3, wide)?;
-        on.apply(&self.readout, 3 * atoms, &self.last_normed, &self.out, Finish::Set)
+        let factor = self.saved.readout_modulated.at(f);
+        self.scale("scale", [self.saved.vectors.at(0), factor, self.saved.last_normed.at(0)], [Argument::NOWHERE; 3], atoms, 3, wide)?;
+        on.apply(&self.readout, 3 * atoms, &self.saved.last_normed, &self.saved.out, Finish::Set)
     }
 
     fn gated_arguments(&self, s: &Structures<T>) -> Vec<Argument> {
-        let arrays = [&self.base.uploaded.radial, &self.gates, &self.gated, &self.back.gated, &self.back.rows].map(|m| m.at(0));
+        let arrays = [&self.base.uploaded.radial, &self.saved.gates, &self.saved.gated, &self.back.gated, &self.back.rows].map(|m| m.at(0));
         [&[self.base.int(Int::HopOf)][..], &arrays, &[s.rows().into(), self.degrees().into()]].concat()
     }
 
     /// What pairs meet in a block.
     fn tables(&self, s: &Structures<T>, b: &Block<T>) -> Result<()> {
         let (rows, f, on) = (s.rows(), self.base.features(), &self.base.launcher);
-        on.apply(&b.relative, rows, &self.gated, &self.relative, Finish::Set)?;
+        on.apply(&b.relative, rows, &self.saved.gated, &self.saved.relative, Finish::Set)?;
         for (d, filter) in b.filters.iter().enumerate() {
-            on.apply(filter, rows, self.gated.at(d * rows * RADIAL), self.filters.at(d * rows * f), Finish::Set)?;
+            on.apply(filter, rows, self.saved.gated.at(d * rows * RADIAL), self.saved.filters.at(d * rows * f), Finish::Set)?;
         }
         let [first, harmonics] = &b.products.terms;
         let ints = [self.base.int(Int::Rows), self.base.int(Int::Pairs), first.at(0), harmonics.at(0)];
-        let arrays = [&self.base.uploaded.harmonics, &b.products.values, &self.coefficients].map(|m| m.at(0));
+        let arrays = [&self.base.uploaded.harmonics, &b.products.values, &self.saved.coefficients].map(|m| m.at(0));
         let sizes = [s.pairs(), b.products.coefficients(), self.degrees().pow(2)].map(Argument::from);
         on.each("coefficients", s.pairs() * b.products.coefficients(), &[&ints[..], &arrays, &sizes].concat())
     }
@@ -490,7 +459,14 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     fn geometry(&self, s: &Structures<T>, b: &Block<T>) -> Vec<Argument> {
         let ints = [Int::Pairs, Int::Atoms, Int::Rows, Int::RowEnds].map(|what| self.base.int(what));
         let p = &b.products;
-        let arrays = [p.component.at(0), p.irrep.at(0), b.qkv_of.at(0), self.relative.at(0), self.filters.at(0), self.coefficients.at(0)];
+        let arrays = [
+            p.component.at(0),
+            p.irrep.at(0),
+            b.saved.qkv_of.at(0),
+            self.saved.relative.at(0),
+            self.saved.filters.at(0),
+            self.saved.coefficients.at(0),
+        ];
         let sizes = [s.atoms(), s.pairs(), s.rows(), self.base.features(), self.base.config.heads, b.places.inputs.len(), p.components[0]];
         [&ints[..], &arrays, &sizes.map(Argument::from)].concat()
     }
@@ -504,33 +480,34 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     fn attend(&self, s: &Structures<T>, l: usize) -> Result<()> {
         let (atoms, f, on, b) = (s.atoms(), self.base.features(), &self.base.launcher, &self.blocks[l]);
         let (places, h) = (&b.places, &self.features[l]);
-        self.norm(b, &places.inputs, [places.gamma1(), places.beta1()], h, &b.x, false, atoms)?;
+        self.norm(b, &places.inputs, [places.gamma1(), places.beta1()], h, &b.saved.x, false, atoms)?;
         for (dense, &irrep) in b.qkv.iter().zip(&places.inputs) {
             let at = self.at(irrep, atoms, f);
-            on.apply(dense, irrep.rows() * atoms, b.x.at(at), b.qkv_of.at(3 * at), Finish::Set)?;
+            on.apply(dense, irrep.rows() * atoms, b.saved.x.at(at), b.saved.qkv_of.at(3 * at), Finish::Set)?;
         }
         self.tables(s, b)?;
         let geometry = self.geometry(s, b);
-        let weights = [b.weights.at(0), self.attention_scale(b).into()];
+        let weights = [b.saved.weights.at(0), self.attention_scale(b).into()];
         on.each("overlap", s.pairs() * self.base.config.heads, &[&geometry[..], &weights].concat())?;
-        self.base.softmax("softmax", s, &b.weights, Argument::NOWHERE, 0.0)?;
-        let sums = [b.weights.at(0), b.sums.at(0)];
+        self.base.softmax("softmax", s, &b.saved.weights, Argument::NOWHERE, 0.0)?;
+        let sums = [b.saved.weights.at(0), b.saved.sums.at(0)];
         let accumulators = b.products.accumulators();
         on.each("gather", atoms * accumulators * f, &[&geometry[..], &b.products.entries(), &sums].concat())?;
         let [component, first, list] = &b.products.messages;
-        let arrays = [component.at(0), first.at(0), list.at(0), b.sums.at(0), on.values.at(places.kappa.start), b.messages.at(0)];
+        let arrays =
+            [component.at(0), first.at(0), list.at(0), b.saved.sums.at(0), on.values.at(places.kappa.start), b.saved.messages.at(0)];
         let outs = b.products.components[1];
         let sizes = [atoms, f, outs, accumulators].map(Argument::from);
         on.each("messages", atoms * outs * f, &[&arrays[..], &sizes].concat())?;
         for (dense, &irrep) in b.out.iter().zip(&places.messages) {
             let at = self.at(irrep, atoms, f);
-            on.apply(dense, irrep.rows() * atoms, b.messages.at(at), b.attention.at(at), Finish::Set)?;
+            on.apply(dense, irrep.rows() * atoms, b.saved.messages.at(at), b.saved.attention.at(at), Finish::Set)?;
         }
         for (k, &irrep) in places.features.iter().enumerate() {
             let at = self.at(irrep, atoms, f);
             let x = if places.inputs.contains(&irrep) { h.at(at) } else { Argument::NOWHERE };
-            let u = b.attention.at(self.at(places.messages[places.source(k)], atoms, f));
-            self.gates("gate", b, places.alpha1() + k, [x, u, b.middle.at(at)], [Argument::NOWHERE; 2], atoms, irrep.rows(), false)?;
+            let u = b.saved.attention.at(self.at(places.messages[places.source(k)], atoms, f));
+            self.gates("gate", b, places.alpha1() + k, [x, u, b.saved.middle.at(at)], [Argument::NOWHERE; 2], atoms, irrep.rows(), false)?;
         }
         Ok(())
     }
@@ -539,20 +516,20 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     fn transform(&self, s: &Structures<T>, l: usize) -> Result<()> {
         let (atoms, f, on, b) = (s.atoms(), self.base.features(), &self.base.launcher, &self.blocks[l]);
         let (places, wide) = (&b.places, f * self.base.config.expansion);
-        self.norm(b, &places.features, [places.gamma2(), places.beta2()], &b.middle, &b.x2, false, atoms)?;
+        self.norm(b, &places.features, [places.gamma2(), places.beta2()], &b.saved.middle, &b.saved.x2, false, atoms)?;
         for (k, ([first, second], &irrep)) in b.perceptrons.iter().zip(&places.features).enumerate() {
             let (rows, at, inner) = (irrep.rows() * atoms, self.at(irrep, atoms, f), self.at(irrep, atoms, wide));
-            on.apply(first, rows, b.x2.at(at), b.hidden.at(inner), Finish::Set)?;
+            on.apply(first, rows, b.saved.x2.at(at), b.saved.hidden.at(inner), Finish::Set)?;
             if k == 0 {
                 // The scalars, which come first.
                 on.each("opening", atoms * wide, &self.open(b, inner, atoms, 1))?;
             }
             on.each("open_features", rows * wide, &self.open(b, inner, atoms, irrep.rows()))?;
-            on.apply(second, rows, self.opened.at(inner), b.update.at(at), Finish::Set)?;
+            on.apply(second, rows, self.saved.opened.at(inner), b.saved.update.at(at), Finish::Set)?;
         }
         for (k, &irrep) in places.features.iter().enumerate() {
             let at = self.at(irrep, atoms, f);
-            let forward = [b.middle.at(at), b.update.at(at), self.features[l + 1].at(at)];
+            let forward = [b.saved.middle.at(at), b.saved.update.at(at), self.features[l + 1].at(at)];
             self.gates("gate", b, places.alpha2() + k, forward, [Argument::NOWHERE; 2], atoms, irrep.rows(), false)?;
         }
         Ok(())
@@ -561,15 +538,15 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     /// The opening of hidden features at `inner`.
     fn open(&self, b: &Block<T>, inner: usize, atoms: usize, rows: usize) -> [Argument; 9] {
         let wide = self.base.features() * self.base.config.expansion;
-        let scalars = b.hidden.at(self.at(b.places.features[0], atoms, wide));
+        let scalars = b.saved.hidden.at(self.at(b.places.features[0], atoms, wide));
         let (g, gopening) = (self.back.hidden.at(inner), self.back.opening.at(0));
-        let arrays = [scalars, b.hidden.at(inner), self.opening.at(0), self.opened.at(inner), g, gopening];
+        let arrays = [scalars, b.saved.hidden.at(inner), self.saved.opening.at(0), self.saved.opened.at(inner), g, gopening];
         [arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], atoms.into(), rows.into(), wide.into()]
     }
 
     /// The vectors of all atoms, as kernels see them.
     pub(super) fn vectors(&self, s: &Structures<T>) -> [Argument; 5] {
-        [self.base.int(Int::First), self.out.at(0), s.count().into(), (3 * PAD).into(), PAD.into()]
+        [self.base.int(Int::First), self.saved.out.at(0), s.count().into(), (3 * PAD).into(), PAD.into()]
     }
 
     /// Where [`EquivariantNetwork::backward`] reads the gradients of vectors: cleared.
@@ -583,23 +560,30 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     pub(super) fn backward(&self, s: &Structures<T>, elements: &Memory<i32>) -> Result<()> {
         let (atoms, f, on, back) = (s.atoms(), self.base.features(), &self.base.launcher, &self.back);
         let (n, all, wide) = (3 * atoms * f, atoms * self.components() * f, self.readout_modulation.outputs);
-        let scratch = &self.base.wide[0];
+        let scratch = &self.base.memory.wide[0];
         on.back(&self.readout, 3 * atoms, &back.out, &back.gx, Finish::Set)?;
-        on.gradient(&self.readout, 3 * atoms, &back.out, &self.last_normed)?;
+        on.gradient(&self.readout, 3 * atoms, &back.out, &self.saved.last_normed)?;
         for (memory, n) in [(&back.modulation, atoms * wide), (&back.gqkv, n), (&back.g, all)] {
             on.each("clear", n, &[memory.at(0), n.into()])?;
         }
         let gradients = [back.gx.at(0), back.gqkv.at(0), back.modulation.at(f)];
-        self.scale("scale_back", [self.vectors.at(0), self.readout_modulated.at(f), Argument::NOWHERE], gradients, atoms, 3, wide)?;
+        self.scale(
+            "scale_back",
+            [self.saved.vectors.at(0), self.saved.readout_modulated.at(f), Argument::NOWHERE],
+            gradients,
+            atoms,
+            3,
+            wide,
+        )?;
         // Vectors of both parities were added up; nothing else is read.
         for parity in 0..2 {
             self.base.curve("add", n, &back.gqkv, back.g.at(self.at(self.vector(parity), atoms, f)))?;
         }
-        self.base.curve("curve_back", atoms * wide, &self.readout_before, &back.modulation)?;
+        self.base.curve("curve_back", atoms * wide, &self.saved.readout_before, &back.modulation)?;
         on.back(&self.readout_modulation, atoms, &back.modulation, scratch, Finish::Set)?;
-        on.gradient(&self.readout_modulation, atoms, &back.modulation, &self.readout_normed)?;
-        let norm = [&self.base.tokens, scratch, &self.base.gradient];
-        self.base.learned_back(&self.places.readout_norm, atoms, norm, &self.base.wide[1])?;
+        on.gradient(&self.readout_modulation, atoms, &back.modulation, &self.saved.readout_normed)?;
+        let norm = [&self.base.memory.tokens, scratch, &self.base.memory.gradient];
+        self.base.learned_back(&self.places.readout_norm, atoms, norm, &self.base.memory.wide[1])?;
         let gated = s.rows() * self.degrees() * RADIAL;
         on.each("clear", gated, &[back.gated.at(0), gated.into()])?;
         for l in (0..self.blocks.len()).rev() {
@@ -611,7 +595,7 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         let (hops, gate) = (s.hop_rows(), self.degrees() * RADIAL);
         on.each("gated_back", gated, &self.gated_arguments(s))?;
         self.base.sum_by_hops(s, &back.rows, gate, back.gates.at(0), gate)?;
-        self.gate.back(on, hops, &back.gates, &self.hop_input, scratch, Some(&back.tokens))?;
+        self.gate.back(on, hops, &back.gates, &self.saved.hop_input, scratch, Some(&back.tokens))?;
         // Rows that no pair has met get nothing.
         let embedding = &self.places.pair_embedding;
         let to = on.gradient.at(embedding.start);
@@ -629,19 +613,19 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         on.each("clear", atoms * wide, &[back.opening.at(0), (atoms * wide).into()])?;
         for (k, ([first, second], &irrep)) in b.perceptrons.iter().zip(&places.features).enumerate().rev() {
             let (rows, at, inner) = (irrep.rows() * atoms, self.at(irrep, atoms, f), self.at(irrep, atoms, wide));
-            let forward = [Argument::NOWHERE, b.update.at(at), Argument::NOWHERE];
+            let forward = [Argument::NOWHERE, b.saved.update.at(at), Argument::NOWHERE];
             self.gates("gate_back", b, places.alpha2() + k, forward, [back.g.at(at), back.gx.at(at)], atoms, irrep.rows(), false)?;
             on.back(second, rows, back.gx.at(at), back.hidden.at(inner), Finish::Set)?;
             on.each("open_features_back", atoms * wide, &self.open(b, inner, atoms, irrep.rows()))?;
-            on.gradient(second, rows, back.gx.at(at), self.opened.at(inner))?;
+            on.gradient(second, rows, back.gx.at(at), self.saved.opened.at(inner))?;
             if k == 0 {
                 // Every other irrep has added to the opening by now.
                 on.each("opening_back", atoms * wide, &self.open(b, inner, atoms, 1))?;
             }
             on.back(first, rows, back.hidden.at(inner), back.gqkv.at(at), Finish::Set)?;
-            on.gradient(first, rows, back.hidden.at(inner), b.x2.at(at))?;
+            on.gradient(first, rows, back.hidden.at(inner), b.saved.x2.at(at))?;
         }
-        self.norm(b, &places.features, [places.gamma2(), places.beta2()], &b.middle, &back.gqkv, true, atoms)
+        self.norm(b, &places.features, [places.gamma2(), places.beta2()], &b.saved.middle, &back.gqkv, true, atoms)
     }
 
     /// The attention of block `l`.
@@ -651,7 +635,7 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         for (k, &irrep) in places.features.iter().enumerate() {
             let from = self.at(places.messages[places.source(k)], atoms, f);
             let g = [back.g.at(self.at(irrep, atoms, f)), back.gx.at(from)];
-            let forward = [Argument::NOWHERE, b.attention.at(from), Argument::NOWHERE];
+            let forward = [Argument::NOWHERE, b.saved.attention.at(from), Argument::NOWHERE];
             // A second parity's share is added to the first one's.
             let shared = k >= places.messages.len();
             self.gates("gate_back", b, places.alpha1() + k, forward, g, atoms, irrep.rows(), shared)?;
@@ -659,34 +643,40 @@ impl<T: SimdReal> EquivariantNetwork<T> {
         for (dense, &irrep) in b.out.iter().zip(&places.messages) {
             let (rows, at) = (irrep.rows() * atoms, self.at(irrep, atoms, f));
             on.back(dense, rows, back.gx.at(at), back.messages.at(at), Finish::Set)?;
-            on.gradient(dense, rows, back.gx.at(at), b.messages.at(at))?;
+            on.gradient(dense, rows, back.gx.at(at), b.saved.messages.at(at))?;
         }
         self.tables(s, b)?;
         let kappas = products.kappas * f;
         on.each("clear", atoms * kappas, &[back.kappa.at(0), (atoms * kappas).into()])?;
-        let arrays =
-            [products.path.at(0), b.sums.at(0), on.values.at(places.kappa.start), back.messages.at(0), back.sums.at(0), back.kappa.at(0)];
+        let arrays = [
+            products.path.at(0),
+            b.saved.sums.at(0),
+            on.values.at(places.kappa.start),
+            back.messages.at(0),
+            back.sums.at(0),
+            back.kappa.at(0),
+        ];
         let sizes = [atoms, f, products.paths, products.accumulators(), products.kappas].map(Argument::from);
         on.each("messages_back", atoms * products.paths * f, &[&arrays[..], &sizes].concat())?;
         on.sum_columns(atoms, kappas, &back.kappa, places.kappa.start)?;
-        let arrays = [&b.weights, &back.sums, &back.slopes, &back.gqkv, &back.filters, &back.relative].map(|m| m.at(0));
+        let arrays = [&b.saved.weights, &back.sums, &back.slopes, &back.gqkv, &back.filters, &back.relative].map(|m| m.at(0));
         let arguments = [&self.geometry(s, b)[..], &products.entries(), &arrays].concat();
         on.each("weights_back", s.pairs() * self.base.config.heads, &arguments)?;
-        self.base.softmax("softmax_back", s, &b.weights, back.slopes.at(0), self.attention_scale(b))?;
+        self.base.softmax("softmax_back", s, &b.saved.weights, back.slopes.at(0), self.attention_scale(b))?;
         on.each("values_back", atoms * products.components[0] * f, &arguments)?;
         on.each("filters_back", b.filters.len() * rows * f, &arguments)?;
         on.each("relative_back", rows * places.inputs.len() * f, &arguments)?;
         on.back(&b.relative, rows, &back.relative, &back.gated, Finish::Add)?;
-        on.gradient(&b.relative, rows, &back.relative, &self.gated)?;
+        on.gradient(&b.relative, rows, &back.relative, &self.saved.gated)?;
         for (d, filter) in b.filters.iter().enumerate() {
             let (gated, part) = (d * rows * RADIAL, back.filters.at(d * rows * f));
             on.back(filter, rows, part, back.gated.at(gated), Finish::Add)?;
-            on.gradient(filter, rows, part, self.gated.at(gated))?;
+            on.gradient(filter, rows, part, self.saved.gated.at(gated))?;
         }
         for (dense, &irrep) in b.qkv.iter().zip(&places.inputs) {
             let (rows, at) = (irrep.rows() * atoms, self.at(irrep, atoms, f));
             on.back(dense, rows, back.gqkv.at(3 * at), back.gx.at(at), Finish::Set)?;
-            on.gradient(dense, rows, back.gqkv.at(3 * at), b.x.at(at))?;
+            on.gradient(dense, rows, back.gqkv.at(3 * at), b.saved.x.at(at))?;
         }
         self.norm(b, &places.inputs, [places.gamma1(), places.beta1()], &self.features[l], &back.gx, true, atoms)
     }
@@ -694,11 +684,11 @@ impl<T: SimdReal> EquivariantNetwork<T> {
     /// From the gradient of a block's modulation to that of the condition.
     fn modulation_back(&self, s: &Structures<T>, l: usize) -> Result<()> {
         let (atoms, f, on, back, b) = (s.atoms(), self.base.features(), &self.base.launcher, &self.back, &self.blocks[l]);
-        let [wide, other, scratch, _] = &self.base.wide;
+        let [wide, other, scratch, _] = &self.base.memory.wide;
         on.back(&b.modulation, atoms, &back.modulation, wide, Finish::Set)?;
-        self.base.curve("curve_back", atoms * f, &b.normed, wide)?;
-        on.gradient(&b.modulation, atoms, &back.modulation, &b.curved)?;
-        self.base.learned_back(&b.places.norm, atoms, [&self.base.tokens, wide, other], scratch)?;
-        self.base.curve("add", atoms * f, other, &self.base.gradient)
+        self.base.curve("curve_back", atoms * f, &b.saved.normed, wide)?;
+        on.gradient(&b.modulation, atoms, &back.modulation, &b.saved.curved)?;
+        self.base.learned_back(&b.places.norm, atoms, [&self.base.memory.tokens, wide, other], scratch)?;
+        self.base.curve("add", atoms * f, other, &self.base.memory.gradient)
     }
 }

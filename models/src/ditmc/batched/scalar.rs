@@ -15,6 +15,7 @@ use std::sync::Arc;
 const MODULATION: usize = 6;
 
 /// A block of the transformer: places, and what it leaves for the way back; names as in `scalar.rs`.
+#[derive(Default)]
 struct Block<T> {
     norm: NormPlace,
     modulation: Dense,
@@ -49,6 +50,13 @@ pub(in super::super) struct ScalarNetwork<T> {
     blocks: Vec<Block<T>>,
     /// Features before each block, and after the last.
     features: Vec<Memory<T>>,
+    saved: Saved<T>,
+    back: Back<T>,
+}
+
+/// What the network leaves for the way back, beside its blocks.
+#[derive(Default)]
+struct Saved<T> {
     /// Of hops: what the perceptron reads, its tokens; of pairs, where they have their own: displacements, tokens. Then the table.
     hop_input: Memory<T>,
     hop_tokens: Memory<T>,
@@ -59,10 +67,10 @@ pub(in super::super) struct ScalarNetwork<T> {
     readout_modulated: Memory<T>,
     last_normed: Memory<T>,
     out: Memory<T>,
-    back: Back<T>,
 }
 
 /// Gradients.
+#[derive(Default)]
 struct Back<T> {
     out: Memory<T>,
     g: Memory<T>,
@@ -87,59 +95,26 @@ impl<T: SimdReal> ScalarNetwork<T> {
         pair: &PerceptronPlace,
     ) -> Result<Self> {
         let places = places.clone();
-        let none = || device.memory::<T>(0);
-        let block = |b: &layout::BlockPlaces| -> Result<Block<T>> {
-            Ok(Block {
-                norm: b.norm.clone(),
-                modulation: (&b.modulation).into(),
-                qkv: (&b.qkv).into(),
-                kappa: b.kappa.start,
-                out: (&b.out).into(),
-                perceptron: Perceptron::new(device, &b.perceptron, true)?,
-                normed: none()?,
-                curved: none()?,
-                modulated: none()?,
-                x: none()?,
-                qkv_of: none()?,
-                weights: none()?,
-                sum: none()?,
-                message: none()?,
-                attention: none()?,
-                middle: none()?,
-                x2: none()?,
-                update: none()?,
-            })
+        let block = |b: &layout::BlockPlaces| Block {
+            norm: b.norm.clone(),
+            modulation: (&b.modulation).into(),
+            qkv: (&b.qkv).into(),
+            kappa: b.kappa.start,
+            out: (&b.out).into(),
+            perceptron: Perceptron::new(&b.perceptron, true),
+            ..Block::default()
         };
         Ok(ScalarNetwork {
             base: Base::new(device, config, layout)?,
-            position: Perceptron::new(device, &places.position, false)?,
-            pair: Perceptron::new(device, pair, false)?,
+            position: Perceptron::new(&places.position, false),
+            pair: Perceptron::new(pair, false),
             pair_maps: (&places.pair_maps).into(),
             readout_modulation: (&places.readout_modulation).into(),
             readout: (&places.readout).into(),
-            blocks: places.blocks.iter().map(block).collect::<Result<_>>()?,
-            features: (0..=config.blocks).map(|_| Ok(none()?)).collect::<Result<_>>()?,
-            hop_input: none()?,
-            hop_tokens: none()?,
-            displacements: none()?,
-            pair_tokens: none()?,
-            table: none()?,
-            readout_before: none()?,
-            readout_modulated: none()?,
-            last_normed: none()?,
-            out: none()?,
-            back: Back {
-                out: none()?,
-                g: none()?,
-                gx: none()?,
-                gqkv: none()?,
-                slopes: none()?,
-                rows: none()?,
-                table: none()?,
-                tokens: none()?,
-                hop_tokens: none()?,
-                modulation: none()?,
-            },
+            blocks: places.blocks.iter().map(block).collect(),
+            features: (0..=config.blocks).map(|_| Memory::default()).collect(),
+            saved: Saved::default(),
+            back: Back::default(),
             places,
         })
     }
@@ -187,15 +162,15 @@ impl<T: SimdReal> ScalarNetwork<T> {
         // The largest that goes through a perceptron: the hidden layer of a block, a pair's token.
         let wide = (atoms * hidden).max(table_rows * f);
         for (memory, n) in [
-            (&mut self.hop_input, hops * f),
-            (&mut self.hop_tokens, hops * f),
-            (&mut self.displacements, if own_pairs { pairs * PAD } else { 0 }),
-            (&mut self.pair_tokens, if own_pairs { pairs * f } else { 0 }),
-            (&mut self.table, table_rows * maps),
-            (&mut self.readout_before, 2 * atoms * f),
-            (&mut self.readout_modulated, 2 * atoms * f),
-            (&mut self.last_normed, atoms * f),
-            (&mut self.out, atoms * PAD),
+            (&mut self.saved.hop_input, hops * f),
+            (&mut self.saved.hop_tokens, hops * f),
+            (&mut self.saved.displacements, if own_pairs { pairs * PAD } else { 0 }),
+            (&mut self.saved.pair_tokens, if own_pairs { pairs * f } else { 0 }),
+            (&mut self.saved.table, table_rows * maps),
+            (&mut self.saved.readout_before, 2 * atoms * f),
+            (&mut self.saved.readout_modulated, 2 * atoms * f),
+            (&mut self.saved.last_normed, atoms * f),
+            (&mut self.saved.out, atoms * PAD),
             (&mut b.out, atoms * PAD),
             (&mut b.g, atoms * f),
             (&mut b.gx, atoms * f),
@@ -230,12 +205,12 @@ impl<T: SimdReal> ScalarNetwork<T> {
         let (atoms, f, on, values) = (s.atoms(), self.features(), &self.base.launcher, &self.base.launcher.values);
         self.base.condition(s)?;
         for b in &self.blocks {
-            self.base.norm(self.base.learned(&b.norm), [atoms, f], &self.base.tokens, &b.normed)?;
+            self.base.norm(self.base.learned(&b.norm), [atoms, f], &self.base.memory.tokens, &b.normed)?;
             self.base.curve("curve", atoms * f, &b.normed, &b.curved)?;
             on.apply(&b.modulation, atoms, &b.curved, &b.modulated, Finish::Set)?;
         }
-        on.apply(&self.readout_modulation, atoms, &self.base.tokens, &self.readout_before, Finish::Set)?;
-        self.base.curve("curve", 2 * atoms * f, &self.readout_before, &self.readout_modulated)?;
+        on.apply(&self.readout_modulation, atoms, &self.base.memory.tokens, &self.saved.readout_before, Finish::Set)?;
+        self.base.curve("curve", 2 * atoms * f, &self.saved.readout_before, &self.saved.readout_modulated)?;
         self.tables(s)?;
         let types = [values.at(self.base.layout.types.start), self.features[0].at(0)];
         if self.base.config.variant == Variant::Ape {
@@ -258,39 +233,40 @@ impl<T: SimdReal> ScalarNetwork<T> {
             self.gate("gate", b, 5, atoms, [&b.middle, &b.update, next])?;
         }
         // Shift comes before scale here.
-        let affine = self.base.modulated(&self.readout_modulated, 2 * f, 1, 0);
-        self.base.norm(affine, [atoms, f], &self.features[self.blocks.len()], &self.last_normed)?;
-        on.apply(&self.readout, atoms, &self.last_normed, &self.out, Finish::Set)
+        let affine = self.base.modulated(&self.saved.readout_modulated, 2 * f, 1, 0);
+        self.base.norm(affine, [atoms, f], &self.features[self.blocks.len()], &self.saved.last_normed)?;
+        on.apply(&self.readout, atoms, &self.saved.last_normed, &self.saved.out, Finish::Set)
     }
 
     /// Rows that pairs meet.
     fn tables(&self, s: &Structures<T>) -> Result<()> {
         let (hops, pairs, on) = (s.hop_rows(), s.pairs(), &self.base.launcher);
         let embedding = on.values.at(self.places.pair_embedding.start);
-        self.base.rows("take_rows", Int::Hops, [embedding, self.hop_input.at(0)], hops, false)?;
-        self.pair.apply(on, hops, &self.hop_input, &self.hop_tokens)?;
+        self.base.rows("take_rows", Int::Hops, [embedding, self.saved.hop_input.at(0)], hops, false)?;
+        self.pair.apply(on, hops, &self.saved.hop_input, &self.saved.hop_tokens)?;
         if self.base.config.variant == Variant::Ape {
-            return on.apply(&self.pair_maps, hops, &self.hop_tokens, &self.table, Finish::Set);
+            return on.apply(&self.pair_maps, hops, &self.saved.hop_tokens, &self.saved.table, Finish::Set);
         }
-        let places = [self.base.int(Int::Pairs), self.base.uploaded.positions.at(0), self.displacements.at(0), pairs.into(), PAD.into()];
+        let places =
+            [self.base.int(Int::Pairs), self.base.uploaded.positions.at(0), self.saved.displacements.at(0), pairs.into(), PAD.into()];
         on.each("displace", pairs * PAD, &places)?;
-        self.position.apply(on, pairs, &self.displacements, &self.pair_tokens)?;
-        self.base.rows("take_rows", Int::HopOf, [self.hop_tokens.at(0), self.pair_tokens.at(0)], pairs, true)?;
-        on.apply(&self.pair_maps, pairs, &self.pair_tokens, &self.table, Finish::Set)
+        self.position.apply(on, pairs, &self.saved.displacements, &self.saved.pair_tokens)?;
+        self.base.rows("take_rows", Int::HopOf, [self.saved.hop_tokens.at(0), self.saved.pair_tokens.at(0)], pairs, true)?;
+        on.apply(&self.pair_maps, pairs, &self.saved.pair_tokens, &self.saved.table, Finish::Set)
     }
 
     /// What attention of block `l` begins its parameters with.
     fn pairs(&self, s: &Structures<T>, l: usize) -> Vec<Argument> {
         let (f, b) = (self.features(), &self.blocks[l]);
         let ints = [Int::Pairs, Int::Atoms, Int::Rows].map(|what| self.base.int(what));
-        let arrays = [b.qkv_of.at(0), self.table.at(0), self.base.launcher.values.at(b.kappa)];
+        let arrays = [b.qkv_of.at(0), self.saved.table.at(0), self.base.launcher.values.at(b.kappa)];
         let sizes = [s.atoms(), s.pairs(), f, self.base.config.heads, self.pair_maps.outputs, 2 * l * f].map(Argument::from);
         [&ints[..], &arrays, &sizes].concat()
     }
 
     /// The vectors of all atoms, as kernels see them.
     pub(super) fn vectors(&self, s: &Structures<T>) -> [Argument; 5] {
-        [self.base.int(Int::First), self.out.at(0), s.count().into(), PAD.into(), 1usize.into()]
+        [self.base.int(Int::First), self.saved.out.at(0), s.count().into(), PAD.into(), 1usize.into()]
     }
 
     /// Where [`DeviceNetwork::backward`] reads the gradients of vectors: cleared.
@@ -303,15 +279,15 @@ impl<T: SimdReal> ScalarNetwork<T> {
     /// Gradients of all parameters from those of vectors; `elements` are those that there are.
     pub(super) fn backward(&self, s: &Structures<T>, elements: &Memory<i32>) -> Result<()> {
         let (atoms, f, on, back) = (s.atoms(), self.features(), &self.base.launcher, &self.back);
-        let wide = &self.base.wide[0];
+        let wide = &self.base.memory.wide[0];
         on.back(&self.readout, atoms, &back.out, &back.gx, Finish::Set)?;
-        on.gradient(&self.readout, atoms, &back.out, &self.last_normed)?;
-        let affine = self.base.modulated(&self.readout_modulated, 2 * f, 1, 0);
+        on.gradient(&self.readout, atoms, &back.out, &self.saved.last_normed)?;
+        let affine = self.base.modulated(&self.saved.readout_modulated, 2 * f, 1, 0);
         let to = [back.modulation.at(f), back.modulation.at(0)];
         self.base.norm_back(affine, [atoms, f], [&self.features[self.blocks.len()], &back.gx, &back.g], to, 2 * f, false)?;
-        self.base.curve("curve_back", 2 * atoms * f, &self.readout_before, &back.modulation)?;
-        on.back(&self.readout_modulation, atoms, &back.modulation, &self.base.gradient, Finish::Set)?;
-        on.gradient(&self.readout_modulation, atoms, &back.modulation, &self.base.tokens)?;
+        self.base.curve("curve_back", 2 * atoms * f, &self.saved.readout_before, &back.modulation)?;
+        on.back(&self.readout_modulation, atoms, &back.modulation, &self.base.memory.gradient, Finish::Set)?;
+        on.gradient(&self.readout_modulation, atoms, &back.modulation, &self.base.memory.tokens)?;
         for l in (0..self.blocks.len()).rev() {
             self.block_back(s, l)?;
         }
@@ -326,7 +302,7 @@ impl<T: SimdReal> ScalarNetwork<T> {
     fn block_back(&self, s: &Structures<T>, l: usize) -> Result<()> {
         let (atoms, f, on, back, b) = (s.atoms(), self.features(), &self.base.launcher, &self.back, &self.blocks[l]);
         let (stride, h, heads) = (MODULATION * f, &self.features[l], self.base.config.heads);
-        let [wide, other, ..] = &self.base.wide;
+        let [wide, other, ..] = &self.base.memory.wide;
         // The perceptron.
         self.gate("gate_back", b, 5, atoms, [&b.middle, &b.update, &b.update])?;
         b.perceptron.back(on, atoms, &back.gx, &b.x2, wide, Some(other))?;
@@ -364,25 +340,25 @@ impl<T: SimdReal> ScalarNetwork<T> {
         on.back(&b.modulation, atoms, &back.modulation, wide, Finish::Set)?;
         self.base.curve("curve_back", atoms * f, &b.normed, wide)?;
         on.gradient(&b.modulation, atoms, &back.modulation, &b.curved)?;
-        self.base.learned_back(&b.norm, atoms, [&self.base.tokens, wide, other], &back.gx)?;
-        self.base.curve("add", atoms * f, other, &self.base.gradient)
+        self.base.learned_back(&b.norm, atoms, [&self.base.memory.tokens, wide, other], &back.gx)?;
+        self.base.curve("add", atoms * f, other, &self.base.memory.gradient)
     }
 
     fn tables_back(&self, s: &Structures<T>) -> Result<()> {
         let (hops, pairs, f, on, back) = (s.hop_rows(), s.pairs(), self.features(), &self.base.launcher, &self.back);
-        let [wide, other, ..] = &self.base.wide;
+        let [wide, other, ..] = &self.base.memory.wide;
         let gtokens = if self.base.config.variant == Variant::Ape {
             on.back(&self.pair_maps, hops, &back.table, &back.hop_tokens, Finish::Set)?;
-            on.gradient(&self.pair_maps, hops, &back.table, &self.hop_tokens)?;
+            on.gradient(&self.pair_maps, hops, &back.table, &self.saved.hop_tokens)?;
             &back.hop_tokens
         } else {
             on.back(&self.pair_maps, pairs, &back.table, &back.tokens, Finish::Set)?;
-            on.gradient(&self.pair_maps, pairs, &back.table, &self.pair_tokens)?;
-            self.position.back(on, pairs, &back.tokens, &self.displacements, wide, None)?;
+            on.gradient(&self.pair_maps, pairs, &back.table, &self.saved.pair_tokens)?;
+            self.position.back(on, pairs, &back.tokens, &self.saved.displacements, wide, None)?;
             self.base.sum_by_hops(s, &back.tokens, f, back.hop_tokens.at(0), f)?;
             &back.hop_tokens
         };
-        self.pair.back(on, hops, gtokens, &self.hop_input, wide, Some(other))?;
+        self.pair.back(on, hops, gtokens, &self.saved.hop_input, wide, Some(other))?;
         // Rows that no pair has met get nothing.
         let embedding = &self.places.pair_embedding;
         let to = on.gradient.at(embedding.start);

@@ -71,9 +71,9 @@ impl<T: SimdReal + Root> OnDevice<T> {
             moments: DeviceMoments::new(device, layout.len)?,
             network: DeviceNetwork::new(device, &plan.config, layout)?,
             elements: device.memory_of(&elements)?,
-            label: device.memory(0)?,
-            factor: device.memory(0)?,
-            sums: device.memory(0)?,
+            label: Memory::default(),
+            factor: Memory::default(),
+            sums: Memory::default(),
             ready: None,
             device: device.clone(),
         })

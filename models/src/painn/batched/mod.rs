@@ -21,12 +21,14 @@ use std::sync::Arc;
 pub(super) const SOURCE: &str = training_source!("painn_training.cu");
 
 /// Scalars and vectors between layers.
+#[derive(Default)]
 struct Features<T> {
     q: Memory<T>,
     mu: Memory<T>,
 }
 
 /// What a layer leaves for the way back; names as in `network.rs`, where `context` and `hidden` are before SiLU, `*_after` behind it.
+#[derive(Default)]
 struct Layer<T> {
     context: Memory<T>,
     context_after: Memory<T>,
@@ -40,6 +42,7 @@ struct Layer<T> {
 }
 
 /// What a block of the head leaves.
+#[derive(Default)]
 struct Block<T> {
     cat: Memory<T>,
     vw: Memory<T>,
@@ -77,6 +80,7 @@ impl BlockPlaces {
 }
 
 /// Molecules on the device; see [`Graphs`].
+#[derive(Default)]
 struct Uploaded<T> {
     molecules: Memory<i32>,
     types: Memory<i32>,
@@ -93,6 +97,7 @@ struct Uploaded<T> {
 }
 
 /// Gradients of features, now and next, and of what lies between.
+#[derive(Default)]
 struct Back<T> {
     gq: [Memory<T>; 2],
     gmu: [Memory<T>; 2],
@@ -125,24 +130,7 @@ pub(super) struct DeviceNetwork<T> {
 impl<T: SimdReal> DeviceNetwork<T> {
     /// All parameters are zero.
     pub(super) fn new(device: &Device, config: &PainnConfig, layout: Arc<Layout>) -> Result<Self> {
-        let none = || device.memory(0);
-        let ints = || device.memory(0);
         let padding: Vec<i32> = layout.padding.iter().map(|&p| p as i32).collect();
-        let features = |_| -> Result<Features<T>> { Ok(Features { q: none()?, mu: none()? }) };
-        let layer = |_| -> Result<Layer<T>> {
-            Ok(Layer {
-                context: none()?,
-                context_after: none()?,
-                x: none()?,
-                middle: none()?,
-                cat: none()?,
-                vw: none()?,
-                hidden: none()?,
-                hidden_after: none()?,
-                a: none()?,
-            })
-        };
-        let block = |_| -> Result<Block<T>> { Ok(Block { cat: none()?, vw: none()?, hidden: none()?, hidden_after: none()?, o: none()? }) };
         let blocks: Vec<BlockPlaces> = layout
             .head
             .iter()
@@ -163,35 +151,13 @@ impl<T: SimdReal> DeviceNetwork<T> {
                 })
                 .collect(),
             padding: device.memory_of(&padding)?,
-            features: (0..=config.layers + blocks.len()).map(features).collect::<Result<_>>()?,
-            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            head: (0..blocks.len()).map(block).collect::<Result<_>>()?,
+            features: (0..=config.layers + blocks.len()).map(|_| Features::default()).collect(),
+            layers: (0..config.layers).map(|_| Layer::default()).collect(),
+            head: (0..blocks.len()).map(|_| Block::default()).collect(),
             blocks,
-            filter: none()?,
-            back: Back {
-                gq: [none()?, none()?],
-                gmu: [none()?, none()?],
-                ga: none()?,
-                gs: none()?,
-                gcat: none()?,
-                gvw: none()?,
-                filter: none()?,
-                segments: none()?,
-            },
-            uploaded: Uploaded {
-                molecules: ints()?,
-                types: ints()?,
-                time: none()?,
-                start: ints()?,
-                weights: none()?,
-                geometry: none()?,
-                ends: ints()?,
-                first: ints()?,
-                neighbours: ints()?,
-                order: ints()?,
-                segments: ints()?,
-                from: ints()?,
-            },
+            filter: Memory::default(),
+            back: Back::default(),
+            uploaded: Uploaded::default(),
             config: config.clone(),
             layout,
         })

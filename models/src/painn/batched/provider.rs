@@ -34,7 +34,7 @@ impl<T: SimdReal> Ready<T> {
         let parameters = shared.pack::<T>();
         let network = DeviceNetwork::new(device, &parameters.config, parameters.layout.clone())?;
         network.launcher.values.set(&parameters.values)?;
-        Ok(Ready { network, forces: device.memory(0)?, atoms: 0 })
+        Ok(Ready { network, forces: Memory::default(), atoms: 0 })
     }
 
     fn evaluate(&mut self, device: &Device, shared: &Shared, input: &Input<'_>, out: &mut Output) -> ContractResult<()> {

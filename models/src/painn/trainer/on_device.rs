@@ -83,9 +83,9 @@ impl<T: SimdReal + Root> OnDevice<T> {
             network: DeviceNetwork::new(device, &plan.config, layout)?,
             moments: DeviceMoments::new(device, n)?,
             elements: device.memory_of(&elements)?,
-            label: device.memory(0)?,
-            factor: device.memory(0)?,
-            sums: device.memory(0)?,
+            label: Memory::default(),
+            factor: Memory::default(),
+            sums: Memory::default(),
             ready: None,
             device: device.clone(),
         })
