@@ -9,6 +9,7 @@ use super::process::{Path, Prior};
 use super::provider::{Annealing, DitmcProvider, DitmcSpec};
 use crate::molecule::Graph;
 use crate::testing::{self, Sample};
+use scorefield_integrators::device::{Device, DeviceProvider, Order};
 use scorefield_integrators::{ForceProvider, Noise, Purpose, System};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,6 +112,8 @@ fn trained_networks_are_the_same_on_devices() {
 fn what_kernels_do_not_do_stays_on_the_host() {
     let annealing = Annealing { sigma: 1.6, period: 4.0, levels: 4 };
     let annealed = random(&small(), METHANOL).annealed(Some(annealing)).unwrap();
+    let refused = DeviceProvider::new(&Device::emulated(Order::Forwards), &annealed).err().unwrap().to_string();
+    assert!(refused.contains("sigma-max and period") && refused.contains("--device cpu"), "{refused}");
     let long = "C".repeat(90);
     for provider in [annealed, random(&small(), &long)] {
         assert_eq!(provider.capabilities().devices, ["cpu"]);

@@ -256,8 +256,9 @@ impl DitmcProvider {
         levels.push(self.levels[0]);
         self.levels = levels.into();
         self.annealing = annealing;
-        // There is no one stiffness, and kernels know one level.
-        self.capabilities = Capabilities { stiffness: None, ..self.capabilities.without_kernels() };
+        // There is no one stiffness, and kernels know one level: messages say which kind of DiTMC has none.
+        let name = format!("{ARCHITECTURE} with sigma-max and period");
+        self.capabilities = Capabilities { name, stiffness: None, ..self.capabilities.without_kernels() };
         Ok(self)
     }
 
