@@ -319,6 +319,15 @@ fn drawn<'a>(
                 tally.mirrored += 1;
                 faults = Faults::of(graph, &x);
             }
+            // A network that knows nothing of E/Z may turn back what was mended: half a turn about the double bond strains nothing, and stays.
+            if mends > 0
+                && faults.is_stereo_only()
+                && faults.centres.is_empty()
+                && handedness.as_ref().is_some_and(|h| h.mend(graph, &mut x) > 0)
+            {
+                tally.mended += 1;
+                faults = Faults::of(graph, &x);
+            }
             if faults.is_empty() {
                 done.push(Conformer { number, x, energy: None, rounds: round });
             } else {
@@ -383,6 +392,24 @@ pub fn graph_of(frame: &Frame, perceiver: &mut Perceiver) -> scorefield_models::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A network that only ever draws cis-difluoroethene, also from what was mended.
+    #[test]
+    fn an_arrangement_that_is_turned_back_is_turned_once_more() {
+        let graph = Graph::from_smiles("F/C=C/F").unwrap();
+        let subject = Subject::new("test".into(), &graph, Vocabulary::Drugs).unwrap();
+        let cis = vec![-1.1, 1.2, 0.0, 0.0, 0.66, 0.0, 0.0, -0.66, 0.0, -1.1, -1.2, 0.0, 0.94, 1.2, 0.0, 0.94, -1.2, 0.0];
+        let faults = Faults::of(&subject.context.graph, &cis);
+        assert!(faults.is_stereo_only() && faults.double_bonds == [1]);
+        let draw = |_: &GraphContext, draws: &[Draw<'_>]| draws.iter().map(|_| cis.clone()).collect::<Vec<_>>();
+        let recipe = Recipe { draw: &draw, attempts: 1, mend: true, hop: None, relaxation: None, duplicates: 0.0 };
+        let (conformers, tally) = ensemble(&subject, 2, 0, &recipe).unwrap();
+        assert_eq!((tally.kept, tally.drawn, tally.double_bonds, tally.mended, tally.given_up), (2, 4, 2, 4, 0));
+        assert!(conformers.iter().all(|c| Faults::of(&subject.context.graph, &c.x).is_empty()));
+        // Without moves it is given up.
+        let (conformers, tally) = ensemble(&subject, 2, 0, &Recipe { mend: false, ..recipe }).unwrap();
+        assert!(conformers.is_empty() && tally.given_up == 2);
+    }
 
     /// Chloro-fluoro-bromo-methane: right, mirrored, torn.
     #[test]

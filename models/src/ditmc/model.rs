@@ -43,8 +43,8 @@ pub struct DitmcModel {
 /// Most heavy atoms of a molecule that the embedded model was trained on.
 pub const EMBEDDED_HEAVY_ATOMS: usize = 9;
 
-/// The model that this program brings along: a small aPE trained on the minima of QM9's molecules.
-static EMBEDDED: &[u8] = include_bytes!("../../../data/models/qm9/ditmc-ape-small.safetensors");
+/// The model that this program brings along: a small PE(3) trained on ensembles of molecules of QM9.
+static EMBEDDED: &[u8] = include_bytes!("../../../data/models/conformers/pe3-small.safetensors");
 
 impl DitmcModel {
     /// The model that this program brings along. It has seen molecules of up to [`EMBEDDED_HEAVY_ATOMS`] heavy atoms of C, N and O.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The model that this program brings along: five beads of alanine dipeptide.
-static EMBEDDED: &[u8] = include_bytes!("../../../data/models/alanine-dipeptide/both-0.safetensors");
+static EMBEDDED: &[u8] = include_bytes!("../../../data/models/alanine-dipeptide/both-1.safetensors");
 
 /// Weights of a ScoreMD model, and the time at which forces are taken.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
