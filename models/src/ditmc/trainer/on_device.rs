@@ -13,6 +13,7 @@ use crate::train::device::{DeviceMoments, Following, Kept};
 use rayon::prelude::*;
 use scorefield_integrators::device::{Argument, Device, Memory};
 use scorefield_integrators::simd::SimdReal;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows with their labels.
@@ -26,9 +27,10 @@ struct Batch<T> {
 }
 
 impl<T: SimdReal> Batch<T> {
-    fn new(plan: &Plan, data: &Conformers, rows: Rows) -> Self {
+    /// Rows `range` of `rows`.
+    fn new(plan: &Plan, data: &Conformers, rows: Rows, range: Range<usize>) -> Self {
         let count = rows.count(plan);
-        let made: Vec<(Row, &GraphContext)> = (0..count)
+        let made: Vec<(Row, &GraphContext)> = range
             .into_par_iter()
             .map(|i| {
                 let mut row = Row::default();
@@ -107,20 +109,24 @@ impl<T: SimdReal + Root> OnDevice<T> {
 
 impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
     fn losses(&mut self, plan: &Plan, data: &Conformers, rows: Rows) -> Result<Sums> {
-        let batch = Batch::new(plan, data, rows);
-        self.upload(&batch)?;
-        self.moments.swap_average(self.network.launcher_mut());
-        let launched = self.network.forward(&batch.structures).and_then(|()| self.find_losses(&batch, Argument::NOWHERE));
-        self.moments.swap_average(self.network.launcher_mut());
-        launched?;
-        self.fetch(plan, &batch)
+        let (count, mut sums) = (rows.count(plan), Sums::default());
+        for first in (0..count).step_by(plan.batch) {
+            let batch = Batch::new(plan, data, rows, first..(first + plan.batch).min(count));
+            self.upload(&batch)?;
+            self.moments.swap_average(self.network.launcher_mut());
+            let launched = self.network.forward(&batch.structures).and_then(|()| self.find_losses(&batch, Argument::NOWHERE));
+            self.moments.swap_average(self.network.launcher_mut());
+            launched?;
+            sums.add(&self.fetch(plan, &batch)?);
+        }
+        Ok(sums)
     }
 
     fn gradient(&mut self, plan: &Plan, data: &Conformers, rows: Rows) -> Result<(Sums, f64)> {
         let step = rows.step();
         let batch = match self.ready.take() {
             Some((at, batch)) if at == step => batch,
-            _ => Batch::new(plan, data, rows),
+            _ => Batch::new(plan, data, rows, 0..plan.batch),
         };
         self.upload(&batch)?;
         let network = &self.network;
@@ -130,7 +136,7 @@ impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
         self.moments.square(network.launcher())?;
         // While the device works.
         if step + 1 < plan.rate.steps {
-            self.ready = Some((step + 1, Batch::new(plan, data, Rows::Training { step: step + 1 })));
+            self.ready = Some((step + 1, Batch::new(plan, data, Rows::Training { step: step + 1 }, 0..plan.batch)));
         }
         let norm = self.moments.norm()?;
         Ok((self.fetch(plan, &batch)?, norm))

@@ -12,6 +12,7 @@ use crate::train::device::{DeviceMoments, Following, Kept};
 use rayon::prelude::*;
 use scorefield_integrators::device::{Argument, Device, Memory};
 use scorefield_integrators::simd::SimdReal;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows that one thread makes.
@@ -28,13 +29,15 @@ struct Batch<T> {
 }
 
 impl<T: SimdReal> Batch<T> {
-    fn new(plan: &Plan, data: &Molecules, rows: Rows, back: bool) -> Self {
+    /// Rows `range` of `rows`.
+    fn new(plan: &Plan, data: &Molecules, rows: Rows, range: Range<usize>, back: bool) -> Self {
         let count = rows.count(plan);
-        let pieces: Vec<(Vec<Row>, Piece<T>)> = (0..count.div_ceil(ROWS_PER_PIECE))
+        let pieces: Vec<(Vec<Row>, Piece<T>)> = (0..range.len().div_ceil(ROWS_PER_PIECE))
             .into_par_iter()
             .map(|piece| {
                 let (mut made, mut graphs) = (Vec::new(), Piece::default());
-                for i in piece * ROWS_PER_PIECE..((piece + 1) * ROWS_PER_PIECE).min(count) {
+                let first = range.start + piece * ROWS_PER_PIECE;
+                for i in first..(first + ROWS_PER_PIECE).min(range.end) {
                     let mut row = Row::default();
                     let types = rows.fill(plan, data, i, &mut row);
                     graphs.add(&plan.config, types, &row.x, 0.25 * row.sigma.ln());
@@ -120,20 +123,24 @@ impl<T: SimdReal + Root> OnDevice<T> {
 
 impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
     fn losses(&mut self, plan: &Plan, data: &Molecules, rows: Rows) -> Result<Sums> {
-        let batch = Batch::new(plan, data, rows, false);
-        self.upload(&batch, false)?;
-        self.moments.swap_average(&mut self.network.launcher);
-        let launched = self.network.forward(&batch.graphs).and_then(|()| self.find_losses(&batch, Argument::NOWHERE));
-        self.moments.swap_average(&mut self.network.launcher);
-        launched?;
-        self.fetch(plan, &batch)
+        let (count, mut sums) = (rows.count(plan), Sums::default());
+        for first in (0..count).step_by(plan.batch) {
+            let batch = Batch::new(plan, data, rows, first..(first + plan.batch).min(count), false);
+            self.upload(&batch, false)?;
+            self.moments.swap_average(&mut self.network.launcher);
+            let launched = self.network.forward(&batch.graphs).and_then(|()| self.find_losses(&batch, Argument::NOWHERE));
+            self.moments.swap_average(&mut self.network.launcher);
+            launched?;
+            sums.add(&self.fetch(plan, &batch)?);
+        }
+        Ok(sums)
     }
 
     fn gradient(&mut self, plan: &Plan, data: &Molecules, rows: Rows) -> Result<(Sums, f64)> {
         let step = rows.step();
         let batch = match self.ready.take() {
             Some((at, batch)) if at == step => batch,
-            _ => Batch::new(plan, data, rows, true),
+            _ => Batch::new(plan, data, rows, 0..plan.batch, true),
         };
         self.upload(&batch, true)?;
         let network = &self.network;
@@ -143,7 +150,7 @@ impl<T: SimdReal + Root> Machine<T> for OnDevice<T> {
         self.moments.square(&network.launcher)?;
         // While the device works.
         if step + 1 < plan.steps() {
-            self.ready = Some((step + 1, Batch::new(plan, data, Rows::Training { step: step + 1 }, true)));
+            self.ready = Some((step + 1, Batch::new(plan, data, Rows::Training { step: step + 1 }, 0..plan.batch, true)));
         }
         let norm = self.moments.norm()?;
         Ok((self.fetch(plan, &batch)?, norm))
